@@ -1,0 +1,29 @@
+//! The words that both sides of Bento speak: manifest, policy, grant, destinations, tokens, refusals, outcomes.
+//!
+//! Pure: no input or output, no clock, no randomness, nothing asynchronous. What needs one of them is handed it.
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod bundle;
+pub mod call;
+pub mod exit_policy;
+pub mod grant;
+pub mod limits;
+pub mod manifest;
+pub mod node;
+pub mod outcome;
+pub mod pad;
+pub mod policy;
+pub mod refusal;
+pub mod token;
+pub mod unit;
+
+pub use call::CallPattern;
+pub use exit_policy::ExitPolicy;
+pub use grant::{Grant, Line};
+pub use manifest::{Egress, Manifest, Needs};
+pub use outcome::{Bound, Outcome};
+pub use policy::Policy;
+pub use refusal::{Problem, Refusal};
+pub use token::{Digest, InvocationToken, ShutdownToken};
+pub use unit::{Size, Span};

@@ -1,0 +1,257 @@
+//! What an author says of a function: `manifest.toml`.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    bundle,
+    call::CallPattern,
+    exit_policy::ExitPolicy,
+    limits::{MANIFEST_BYTES_MAX, MANIFEST_RULES_MAX, METHODS_MAX},
+    unit::{Size, Span},
+};
+
+/// A function's name, code, methods and needs.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Manifest {
+    /// Short name: lower-case letters, digits and hyphens, 1 to 40 of them.
+    pub name: String,
+    /// One line for people.
+    pub description: String,
+    /// The file of the bundle that has the methods.
+    pub code: String,
+    /// The methods that can be invoked.
+    pub methods: Vec<String>,
+    /// What it asks of a node.
+    pub needs: Needs,
+}
+
+/// What a function asks of a node. Every key may be left out; it then asks for the small amount given here.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Needs {
+    /// Which set of packages. `python3`.
+    pub image: String,
+    /// Address space of its process. 64 MiB.
+    pub memory: Size,
+    /// Its file system in memory, its own code included. 8 MiB.
+    pub scratch: Size,
+    /// CPU time over its whole life. 10 s.
+    pub cpu: Span,
+    /// Bytes of all its streams, both ways, over its whole life. 16 MiB.
+    pub traffic: Size,
+    /// From install to the end. 10 min.
+    pub lifetime: Span,
+    /// Threads at the same time, its first one included. 8.
+    pub processes: u32,
+    /// Open descriptors at the same time. 64.
+    pub descriptors: u32,
+    /// Invocations at the same time. 1.
+    pub invocations: u32,
+    /// Calls of the function API. None.
+    pub calls: Vec<CallPattern>,
+    /// Where its connections leave. `any`.
+    pub egress: Egress,
+    /// Where it connects. Nowhere.
+    pub connect: ExitPolicy,
+}
+
+/// Where a function's connections leave.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Egress {
+    /// Through the node's own Tor client and somebody's exit relay.
+    Tor,
+    /// From the node's own address.
+    Direct,
+    /// Whichever the node offers first; only a manifest says so.
+    Any,
+}
+
+impl fmt::Display for Egress {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Tor => "tor",
+            Self::Direct => "direct",
+            Self::Any => "any",
+        })
+    }
+}
+
+impl Default for Needs {
+    fn default() -> Self {
+        Self {
+            image: "python3".into(),
+            memory: Size::mib(64),
+            scratch: Size::mib(8),
+            cpu: Span::seconds(10),
+            traffic: Size::mib(16),
+            lifetime: Span::seconds(600),
+            processes: 8,
+            descriptors: 64,
+            invocations: 1,
+            calls: Vec::new(),
+            egress: Egress::Any,
+            connect: ExitPolicy::default(),
+        }
+    }
+}
+
+/// Why a text is no manifest.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ManifestError {
+    /// It is too long to look at.
+    #[error("it has {0} bytes, and at most {MANIFEST_BYTES_MAX} are allowed")]
+    TooLong(usize),
+    /// TOML, a key or a value is wrong; the text names the line.
+    #[error("{0}")]
+    Toml(String),
+    /// A key has a value that cannot be.
+    #[error("{key}: {reason}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    name: String,
+    #[serde(default)]
+    description: String,
+    #[serde(default = "default_code")]
+    code: String,
+    methods: Vec<String>,
+    #[serde(default)]
+    needs: Needs,
+}
+
+fn default_code() -> String {
+    "function.py".into()
+}
+
+impl Manifest {
+    /// Reads a manifest.
+    ///
+    /// # Errors
+    /// With the line, when it is not TOML, has an unknown key, or a value that cannot be.
+    pub fn parse(text: &str) -> Result<Self, ManifestError> {
+        if text.len() > MANIFEST_BYTES_MAX {
+            return Err(ManifestError::TooLong(text.len()));
+        }
+        let file: File = toml::from_str(text).map_err(|error| ManifestError::Toml(error.to_string().trim_end().to_owned()))?;
+        let value = |key, reason: String| Err(ManifestError::Value { key, reason });
+        if !is_name(&file.name) {
+            return value("name", "must be 1 to 40 lower-case letters, digits and hyphens".into());
+        }
+        if file.description.chars().count() > 200 || file.description.contains(char::is_control) {
+            return value("description", "must be one line of at most 200 characters".into());
+        }
+        if let Err(error) = bundle::check_name(&file.code) {
+            return value("code", error.to_string());
+        }
+        if !file.code.ends_with(".py") {
+            return value("code", "must be a Python file, its name ending in .py".into());
+        }
+        if file.methods.is_empty() || file.methods.len() > METHODS_MAX {
+            return value("methods", format!("must name 1 to {METHODS_MAX} methods"));
+        }
+        if let Some(wrong) = file.methods.iter().find(|method| !is_method(method)) {
+            return value(
+                "methods",
+                format!(
+                    "`{}` is no name of a method: letters, digits and underscores, not beginning with a digit or an underscore",
+                    clip(wrong)
+                ),
+            );
+        }
+        let needs = &file.needs;
+        if !is_name(&needs.image) {
+            return value("needs.image", "must be 1 to 40 lower-case letters, digits and hyphens".into());
+        }
+        if needs.connect.rules().len() > MANIFEST_RULES_MAX {
+            return value("needs.connect", format!("has more than {MANIFEST_RULES_MAX} rules"));
+        }
+        for (key, amount) in [
+            ("needs.memory", needs.memory.as_bytes()),
+            ("needs.scratch", needs.scratch.as_bytes()),
+            ("needs.cpu", needs.cpu.as_millis()),
+            ("needs.traffic", needs.traffic.as_bytes()),
+            ("needs.lifetime", needs.lifetime.as_millis()),
+            ("needs.processes", needs.processes.into()),
+            ("needs.descriptors", needs.descriptors.into()),
+            ("needs.invocations", needs.invocations.into()),
+        ] {
+            if amount == 0 {
+                return value(key, "must be more than nothing".into());
+            }
+        }
+        Ok(Self { name: file.name, description: file.description, code: file.code, methods: file.methods, needs: file.needs })
+    }
+}
+
+fn clip(text: &str) -> String {
+    text.chars().take(40).collect()
+}
+
+pub(crate) fn is_name(text: &str) -> bool {
+    (1..=40).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
+fn is_method(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.starts_with(|first: char| first.is_ascii_alphabetic())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GOOD: &str = r#"
+        name = "browser"
+        methods = ["page"]
+        [needs]
+        memory = "32 MiB"
+        connect = ["accept *:443"]
+    "#;
+
+    #[test]
+    fn a_manifest_is_read_and_what_it_leaves_out_is_small() {
+        let manifest = Manifest::parse(GOOD).unwrap();
+        assert_eq!((manifest.code.as_str(), manifest.needs.memory, manifest.needs.processes), ("function.py", Size::mib(32), 8));
+    }
+
+    #[test]
+    fn each_wrong_manifest_is_told_what_is_wrong() {
+        for (from, to, says) in [
+            ("memory", "memmory", "memmory"),
+            ("memory = \"32 MiB\"", "memory = \"32 MB\"", "32 MB"),
+            ("memory = \"32 MiB\"", "memory = \"0 B\"", "needs.memory"),
+            ("memory = \"32 MiB\"", "memory = 32", "line 5"),
+            ("accept *:443", "accept example.org:443", "example.org"),
+            ("\"page\"", "\"__init__\"", "__init__"),
+            ("\"page\"", "", "methods"),
+            ("browser", "Browser", "name"),
+            ("[needs]", "code = \"../x.py\"\n[needs]", "code"),
+            ("[needs]", "egress = \"tor\"\n[needs]", "egress"),
+        ] {
+            let error = Manifest::parse(&GOOD.replace(from, to)).unwrap_err().to_string();
+            assert!(error.contains(says), "{to}: {error}");
+        }
+        assert_eq!(Manifest::parse(&"#".repeat(MANIFEST_BYTES_MAX + 1)), Err(ManifestError::TooLong(MANIFEST_BYTES_MAX + 1)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "[a-z\\[\\]\"=.\n #0-9]{0,200}") {
+            let _ = Manifest::parse(&text);
+        }
+    }
+}

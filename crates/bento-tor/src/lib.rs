@@ -1,0 +1,19 @@
+//! What Bento asks of Tor: streams through its SOCKS port, commands and events over its control port, onion services, and a
+//! `tor` process of our own.
+//!
+//! It speaks to the unmodified C `tor` daemon and knows nothing of Bento. Every wait has a deadline. Nothing here writes a log: errors
+//! carry what happened and a hint, and whoever calls decides who may read them.
+#![forbid(unsafe_code)]
+
+mod control;
+mod find;
+mod managed;
+mod socks;
+
+pub use control::{
+    Auth, Bootstrap, ControlAddr, ControlError, Controller, Event, Events, Onion, OnionService, Reply, ReplyLine, Target,
+    COMMAND_DEADLINE,
+};
+pub use find::{find_tor, system_socks};
+pub use managed::{Exit, Managed, ManagedError, Setup};
+pub use socks::{Isolation, Socks, SocksError, Stream};

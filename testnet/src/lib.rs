@@ -1,0 +1,2 @@
+//! A private Tor network.
+#![forbid(unsafe_code)]
