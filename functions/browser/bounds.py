@@ -9,6 +9,12 @@ from dataclasses import dataclass
 PER_HOST = 6
 AT_ONCE = 16
 
+#: Threads that fetch, those included that wait for the node to give up a connection nobody wants any more.
+THREADS = 24
+
+#: Connections kept open without a request. Each holds a descriptor, of which the manifest asks 128.
+IDLE_CONNECTIONS = 32
+
 #: Redirects of one resource, immediate `meta refresh` of the page included. Firefox follows 20; nobody honest needs 10.
 REDIRECTS = 10
 

@@ -37,32 +37,31 @@ def decoded(chunks: Iterable[bytes], encodings: str) -> Iterator[bytes]:
 
 
 def _inflated(chunks: Iterable[bytes], window: int) -> Iterator[bytes]:
+    raw = window == zlib.MAX_WBITS
     stream = zlib.decompressobj(window)
-    begun = False
+    # True before the first byte of a stream was understood, and how many streams were.
+    fresh, ended = True, 0
     for chunk in chunks:
         while chunk:
             try:
                 piece = stream.decompress(chunk, _STEP)
             except zlib.error as error:
-                # Some servers say deflate and send it without the zlib head; browsers take both.
-                if begun or window != zlib.MAX_WBITS:
-                    # Bytes after a gzip stream that are no further stream are ignored, as browsers do.
-                    if begun and stream_is_fresh:
-                        return
-                    raise Undecodable(f"not what its encoding says: {error}") from None
-                begun, stream = True, zlib.decompressobj(-zlib.MAX_WBITS)
-                stream_is_fresh = False
-                continue
-            begun, stream_is_fresh = True, False
+                if fresh and raw:
+                    # Some servers say deflate and send it without the zlib head; browsers take both.
+                    raw, stream = False, zlib.decompressobj(-zlib.MAX_WBITS)
+                    continue
+                if fresh and ended:
+                    return  # bytes after the stream that are no further one are ignored, as browsers do
+                raise Undecodable(f"not what its encoding says: {error}") from None
+            fresh = False
             if piece:
                 yield piece
             chunk = stream.unconsumed_tail
             if stream.eof:
-                chunk = stream.unused_data
+                ended += 1
                 if window == zlib.MAX_WBITS:
                     return
-                stream, stream_is_fresh = zlib.decompressobj(window), True
-    # What the window still holds, bounded as well.
+                chunk, fresh, stream = stream.unused_data, True, zlib.decompressobj(window)
     while piece := stream.decompress(stream.unconsumed_tail, _STEP):
         yield piece
 

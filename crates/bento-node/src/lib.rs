@@ -1,2 +1,17 @@
-//! The node.
+//! A Bento node: listener, sessions, functions, containers, function API, meter.
+//!
+//! `bentod` is this library with a command line around it.
 #![forbid(unsafe_code)]
+
+pub mod check;
+pub mod config;
+pub mod container;
+pub mod daemon;
+pub mod egress;
+pub mod functions;
+pub mod http;
+pub mod image;
+pub mod link;
+pub mod meter;
+pub mod node;
+pub mod process;

@@ -58,6 +58,11 @@ impl Span {
         Self(seconds * 1000)
     }
 
+    /// So many milliseconds.
+    pub const fn millis(millis: u64) -> Self {
+        Self(millis)
+    }
+
     /// In milliseconds.
     pub const fn as_millis(self) -> u64 {
         self.0

@@ -91,7 +91,6 @@ impl Controller {
     {
         let (requests, inbox) = mpsc::channel(COMMANDS_MAX);
         let (events, _) = broadcast::channel(EVENTS_MAX);
-        // The task holds no strong sender of events, so that subscribers notice when it ends: see `Events::next`.
         tokio::spawn(connection::run(stream, inbox, events.clone()));
         Self { requests, events, kinds: Arc::default(), deadline: COMMAND_DEADLINE }
     }

@@ -20,9 +20,7 @@ pub fn find_tor() -> Option<PathBuf> {
         .filter(|directory| directory.is_absolute())
         .chain(ELSEWHERE.iter().map(PathBuf::from))
         .map(|directory| directory.join("tor"))
-        .find(|file| {
-            file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
-        })
+        .find(|file| file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0))
 }
 
 /// Finds a Tor that already runs here: the system's (port 9050), then Tor Browser's (port 9150).

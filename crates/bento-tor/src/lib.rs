@@ -8,12 +8,12 @@
 mod control;
 mod find;
 mod managed;
+pub mod process;
 mod socks;
 
 pub use control::{
-    Auth, Bootstrap, ControlAddr, ControlError, Controller, Event, Events, Onion, OnionService, Reply, ReplyLine, Target,
-    COMMAND_DEADLINE,
+    Auth, Bootstrap, COMMAND_DEADLINE, ControlAddr, ControlError, Controller, Event, Events, Onion, OnionService, Reply, ReplyLine, Target,
 };
 pub use find::{find_tor, system_socks};
-pub use managed::{Exit, Managed, ManagedError, Setup};
+pub use managed::{Managed, ManagedError, Setup};
 pub use socks::{Isolation, Socks, SocksError, Stream};

@@ -80,13 +80,7 @@ impl Socks {
     }
 
     /// Opens a stream to a host (a name, an IP address or an onion service) within the deadline.
-    pub async fn connect(
-        &self,
-        host: &str,
-        port: u16,
-        isolation: &Isolation,
-        deadline: Duration,
-    ) -> Result<Stream, SocksError> {
+    pub async fn connect(&self, host: &str, port: u16, isolation: &Isolation, deadline: Duration) -> Result<Stream, SocksError> {
         let request = request(CONNECT, host, port)?;
         timeout(deadline, async {
             let mut stream = self.open(isolation).await?;

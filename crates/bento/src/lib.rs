@@ -1,2 +1,31 @@
-//! The client.
+//! The client: describes nodes, installs and invokes functions on them, and reads what they send back.
+//!
+//! It trusts no node: every wait has a bound, every answer a greatest size, and nothing partial is passed off as whole. Texts of a node
+//! are stripped of control characters when they arrive. Nothing here writes a log, a file or a terminal; that is the program's.
 #![forbid(unsafe_code)]
+
+mod activity;
+mod address;
+mod body;
+mod browse;
+mod call;
+mod client;
+mod error;
+mod files;
+mod json;
+mod output;
+mod standard;
+mod text;
+mod tokens;
+
+pub use address::{AddressError, NodeAddress};
+pub use body::Input;
+pub use browse::{Browse, Kind, Missing, Page, Sizes, SizesError};
+pub use call::Call;
+pub use client::{Bounds, Client, Stage};
+pub use error::ClientError;
+pub use files::{FilesError, read_bundle};
+pub use output::{Output, Part};
+pub use standard::Standard;
+pub use text::{line, paragraph};
+pub use tokens::Tokens;

@@ -1,7 +1,7 @@
 //! Events, and what Bento reads in them.
 
 use tokio::sync::broadcast;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use super::wire::{self, Reply, ReplyLine};
 use super::{ControlError, Controller};
@@ -74,10 +74,13 @@ impl Events {
     pub async fn next(&mut self) -> Result<Event, ControlError> {
         loop {
             let event = tokio::select! {
-                // What has arrived is given out before the end of the connection is told.
-                biased;
                 event = self.receiver.recv() => event,
-                () = self.controller.closed() => return Err(ControlError::Closed),
+                // What has arrived is given out before the end of the connection is told.
+                () = self.controller.closed() => match self.receiver.try_recv() {
+                    Ok(event) => Ok(event),
+                    Err(TryRecvError::Lagged(lost)) => Err(RecvError::Lagged(lost)),
+                    Err(TryRecvError::Empty | TryRecvError::Closed) => Err(RecvError::Closed),
+                },
             };
             match event {
                 Ok(event) if self.kinds.contains(&event.kind) => return Ok(event),

@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::wire::Reply;
 use super::ControlError;
+use super::wire::Reply;
 
 /// Where Tor brings the streams of an onion service.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -95,11 +95,7 @@ impl Onion {
 impl fmt::Debug for OnionService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { port, target, flags, .. } = self;
-        f.debug_struct("OnionService")
-            .field("port", port)
-            .field("target", target)
-            .field("flags", flags)
-            .finish_non_exhaustive()
+        f.debug_struct("OnionService").field("port", port).field("target", target).field("flags", flags).finish_non_exhaustive()
     }
 }
 

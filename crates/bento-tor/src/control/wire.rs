@@ -153,18 +153,30 @@ pub(super) fn unquote(value: &str) -> String {
     let Some(inner) = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
         return value.to_owned();
     };
-    let mut text = String::with_capacity(inner.len());
-    let mut escaped = false;
-    for character in inner.chars() {
-        match (escaped, character) {
-            (false, '\\') => escaped = true,
-            (true, 'n') => (text.push('\n'), escaped = false).1,
-            (true, 't') => (text.push('\t'), escaped = false).1,
-            (true, 'r') => (text.push('\r'), escaped = false).1,
-            _ => (text.push(character), escaped = false).1,
+    let mut bytes = Vec::with_capacity(inner.len());
+    let mut rest = inner.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        if *first != b'\\' {
+            bytes.push(*first);
+            continue;
+        }
+        // Tor writes bytes that are not printable ASCII as one to three octal digits.
+        let octal = rest.iter().take(3).take_while(|byte| (b'0'..=b'7').contains(byte)).count();
+        let (escape, tail) = rest.split_at(octal.max(1).min(rest.len()));
+        rest = tail;
+        match escape {
+            [b'n'] => bytes.push(b'\n'),
+            [b'r'] => bytes.push(b'\r'),
+            [b't'] => bytes.push(b'\t'),
+            digits if octal > 0 => {
+                let value = digits.iter().fold(0u32, |value, digit| value * 8 + u32::from(digit - b'0'));
+                bytes.push(value as u8);
+            }
+            other => bytes.extend_from_slice(other),
         }
     }
-    text
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Finds `KEY=VALUE` or `KEY="VALUE"` among words, as in `NOTICE BOOTSTRAP PROGRESS=80 SUMMARY="Connecting to a relay"`.

@@ -117,11 +117,9 @@ impl SocksError {
             Self::IntroductionFailed | Self::IntroductionTimedOut | Self::RendezvousFailed => {
                 "try again; its node may be restarting or busy"
             }
-            Self::AuthorizationMissing | Self::AuthorizationWrong => {
-                "its operator must give you a client authorization key"
-            }
+            Self::AuthorizationMissing | Self::AuthorizationWrong => "its operator must give you a client authorization key",
             Self::BadOnionAddress => "copy the address again: 56 characters and `.onion`",
-            Self::General => "try again; `ExtendedErrors` on Tor's SocksPort makes it say more",
+            Self::General => "look whether anything listens at that port, then try again",
             Self::Policy => "try another port; few exit relays allow this one",
             Self::NetworkUnreachable | Self::HostUnreachable => "look at the name or the address, then try again",
             Self::Refused => "look at the port; nothing listens there",

@@ -1,0 +1,224 @@
+//! The operator's file `bentod.toml`. Every key is described in `packaging/bentod.toml`; an unknown one is refused with its line.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+use bento_proto::{Policy, Size, Span};
+
+/// All of `bentod.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// A name for people, shown on the node's page.
+    pub name: String,
+    /// How to reach the operator; shown as well.
+    #[serde(default)]
+    pub contact: Option<String>,
+    /// Directory for what the node keeps: its onion service key, the managed tor's data. Nothing of a function is written to it.
+    pub state: PathBuf,
+    /// The policy file. A relative path is relative to this file.
+    #[serde(default = "default_policy")]
+    pub policy: PathBuf,
+    /// A TCP address to listen at besides the onion service. Loopback only.
+    #[serde(default)]
+    pub listen: Option<SocketAddr>,
+    /// The program that puts up the walls. Without it, `bento-jail` beside `bentod`.
+    #[serde(default)]
+    pub jail: Option<PathBuf>,
+    /// The Tor client.
+    #[serde(default)]
+    pub tor: Tor,
+    /// Images by name. Without any, one `python3` with the standard library.
+    #[serde(default)]
+    pub images: BTreeMap<String, Image>,
+    /// Bounds of the node as a whole.
+    #[serde(default)]
+    pub limits: Limits,
+    /// DNS servers for direct egress. Without any, the system's.
+    #[serde(default)]
+    pub nameservers: Vec<SocketAddr>,
+}
+
+/// The Tor client that carries the onion service and, where egress `tor` is offered, functions' connections.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tor {
+    /// No Tor at all: the node is reached at `listen` only. For trying out.
+    pub off: bool,
+    /// The tor program that the node starts as its own. Without it, the `tor` of the machine.
+    pub program: Option<PathBuf>,
+    /// More lines for its configuration.
+    pub lines: Vec<String>,
+    /// Instead of an own tor: the control port of one that runs, an address or `unix:PATH`.
+    pub control: Option<String>,
+    /// With `control`: that tor's SOCKS port.
+    pub socks: Option<SocketAddr>,
+}
+
+/// A set of packages.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Image {
+    /// The interpreter.
+    #[serde(default = "default_python")]
+    pub python: PathBuf,
+    /// Names of modules besides the standard library.
+    #[serde(default)]
+    pub packages: Vec<String>,
+    /// Where they are.
+    #[serde(default = "default_packages_from")]
+    pub packages_from: PathBuf,
+    /// Certificates that functions trust by default.
+    #[serde(default = "default_certificates")]
+    pub certificates: PathBuf,
+}
+
+/// Bounds of the node as a whole. A function's own are in the policy.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Sessions at the same time.
+    pub sessions: usize,
+    /// Streams of functions to elsewhere at the same time, all functions together.
+    pub connections: usize,
+    /// Longest time for a request's head to come.
+    pub head: Span,
+    /// Longest time without a byte in either direction of a session.
+    pub idle: Span,
+    /// Longest time for a function's process to start and import its code.
+    pub load: Span,
+    /// Longest time for a name to be resolved and a connection made.
+    pub connect: Span,
+    /// Longest time that running invocations have to end when the node stops.
+    pub stop: Span,
+    /// Most memory that bundles of all functions may take together.
+    pub bundles: Size,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            sessions: 256,
+            connections: 1024,
+            head: Span::seconds(30),
+            idle: Span::seconds(300),
+            load: Span::seconds(30),
+            connect: Span::seconds(60),
+            stop: Span::seconds(10),
+            bundles: Size::mib(64),
+        }
+    }
+}
+
+impl Default for Image {
+    fn default() -> Self {
+        Self { python: default_python(), packages: Vec::new(), packages_from: default_packages_from(), certificates: default_certificates() }
+    }
+}
+
+fn default_policy() -> PathBuf {
+    "policy.toml".into()
+}
+
+fn default_python() -> PathBuf {
+    "/usr/bin/python3".into()
+}
+
+fn default_packages_from() -> PathBuf {
+    "/usr/lib/python3/dist-packages".into()
+}
+
+fn default_certificates() -> PathBuf {
+    "/etc/ssl/certs/ca-certificates.crt".into()
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("reading {path}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The text is wrong; it names the line.
+    #[error("{path}: {text}")]
+    Text {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        text: String,
+    },
+}
+
+impl Config {
+    /// Reads `bentod.toml` and the policy that it names.
+    ///
+    /// # Errors
+    /// When a file is missing, has an unknown key, or a value that cannot be.
+    pub fn load(path: &Path) -> Result<(Self, Policy), ConfigError> {
+        let wrong = |path: &Path, text: String| ConfigError::Text { path: path.to_owned(), text };
+        let mut config: Self = toml::from_str(&read(path)?).map_err(|error| wrong(path, error.to_string().trim_end().to_owned()))?;
+        let beside = path.parent().unwrap_or(Path::new("."));
+        config.policy = beside.join(&config.policy);
+        config.state = std::path::absolute(beside.join(&config.state)).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        if config.images.is_empty() {
+            config.images.insert("python3".into(), Image::default());
+        }
+        config.check().map_err(|text| wrong(path, text))?;
+        let policy = Policy::parse(&read(&config.policy)?).map_err(|error| wrong(&config.policy, error.to_string()))?;
+        if let Some(image) = policy.offers.image.iter().find(|image| !config.images.contains_key(*image)) {
+            let known: Vec<&str> = config.images.keys().map(String::as_str).collect();
+            return Err(wrong(&config.policy, format!("it offers the image `{image}`, and bentod.toml has only: {}", known.join(", "))));
+        }
+        if config.tor.off && policy.offers.egress.contains(&bento_proto::Egress::Tor) {
+            return Err(wrong(&config.policy, "it offers egress through Tor, and bentod.toml has `off = true` under [tor]".into()));
+        }
+        Ok((config, policy))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let one_line = |text: &str| !text.is_empty() && text.chars().count() <= 200 && !text.contains(char::is_control);
+        if !one_line(&self.name) || !self.contact.as_deref().is_none_or(one_line) {
+            return Err("name and contact must each be one line of 1 to 200 characters".into());
+        }
+        if let Some(listen) = self.listen.filter(|listen| !listen.ip().is_loopback()) {
+            return Err(format!("listen = \"{listen}\": only a loopback address, such as 127.0.0.1:8118; clients come through the onion service"));
+        }
+        if self.tor.off && self.listen.is_none() {
+            return Err("with `off = true` under [tor] and no `listen` nobody could reach this node".into());
+        }
+        if self.tor.control.is_some() != self.tor.socks.is_some() {
+            return Err("[tor]: `control` and `socks` go together: both are those of the running tor".into());
+        }
+        if self.tor.control.is_some() && (self.tor.program.is_some() || !self.tor.lines.is_empty()) {
+            return Err("[tor]: `program` and `lines` are for a tor that the node starts, `control` is for one that runs: choose one".into());
+        }
+        let limits = &self.limits;
+        for (key, zero) in [
+            ("sessions", limits.sessions == 0),
+            ("connections", limits.connections == 0),
+            ("head", limits.head.as_millis() == 0),
+            ("idle", limits.idle.as_millis() == 0),
+            ("load", limits.load.as_millis() == 0),
+            ("connect", limits.connect.as_millis() == 0),
+            ("bundles", limits.bundles.as_bytes() == 0),
+        ] {
+            if zero {
+                return Err(format!("limits.{key} must be more than nothing"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+}

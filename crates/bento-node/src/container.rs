@@ -1,0 +1,244 @@
+//! One installed function from install to its end.
+//!
+//! Its code is kept in memory and nowhere else, so a restart of the node forgets it.
+
+use std::{
+    collections::VecDeque,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use serde_json::{Map, Value};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use bento_proto::{Bound, Grant, Refusal, Size, Span, bundle::Bundle, limits::LOG_LINES_MAX, node::FunctionStatus};
+use bento_tor::Isolation;
+
+use crate::{
+    config::Limits,
+    egress::Egress,
+    image::Image,
+    link::CallError,
+    meter::Meter,
+    process::{Invocation, Process, StartError, Trouble, log_text},
+};
+
+/// What all containers of a node share.
+#[derive(Debug)]
+pub struct Host {
+    /// The program that puts up the walls.
+    pub jail: PathBuf,
+    /// The ways out.
+    pub egress: Egress,
+    /// Bounds of the node.
+    pub limits: Limits,
+    /// Room for functions' streams to elsewhere.
+    pub connections: Arc<Semaphore>,
+}
+
+/// One installed function.
+#[derive(Debug)]
+pub struct Container {
+    /// Its files and manifest.
+    pub bundle: Bundle,
+    /// What it was promised.
+    pub grant: Grant,
+    /// What of the machine it may read.
+    pub image: Arc<Image>,
+    /// What it shares with the others.
+    pub node: Arc<Host>,
+    /// Its traffic.
+    pub meter: Meter,
+    /// Room for its streams to elsewhere.
+    pub connections: Arc<Semaphore>,
+    /// Keeps its circuits apart from every other function's.
+    pub isolation: Isolation,
+    /// Raised when it has come to its end; [`reason`](Self::reason) then says why.
+    pub over: CancellationToken,
+    reason: OnceLock<Bound>,
+    born: Instant,
+    cpu_ms: AtomicU64,
+    invocations: Arc<Semaphore>,
+    process: tokio::sync::Mutex<Option<Arc<Process>>>,
+    log: Mutex<VecDeque<String>>,
+    /// Its place among the functions that a node takes, and its bundle's bytes, given back with it.
+    _room: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+}
+
+impl Container {
+    /// Makes a container and starts its process, so that code that cannot be loaded is told at once.
+    ///
+    /// # Errors
+    /// When the code does not load, or the node fails.
+    pub async fn launch(
+        bundle: Bundle,
+        grant: Grant,
+        image: Arc<Image>,
+        node: Arc<Host>,
+        isolation: Isolation,
+        room: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    ) -> Result<Arc<Self>, StartError> {
+        let container = Arc::new(Self {
+            meter: Meter::new(grant.traffic().as_bytes()),
+            connections: Arc::new(Semaphore::new(grant.descriptors() as usize)),
+            invocations: Arc::new(Semaphore::new(grant.invocations() as usize)),
+            bundle,
+            grant,
+            image,
+            node,
+            isolation,
+            over: CancellationToken::new(),
+            reason: OnceLock::new(),
+            born: Instant::now(),
+            cpu_ms: AtomicU64::new(0),
+            process: tokio::sync::Mutex::default(),
+            log: Mutex::default(),
+            _room: room,
+        });
+        // Holds no strong reference: a container that was shut down is not kept until the end of its lifetime.
+        let (weak, over, lifetime) = (Arc::downgrade(&container), container.over.clone(), container.grant.lifetime().duration());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(lifetime) => if let Some(container) = weak.upgrade() { container.end(Bound::Lifetime) },
+                () = over.cancelled() => {}
+            }
+        });
+        match container.awake().await {
+            Ok(_) => Ok(container),
+            Err(error) => {
+                container.end(Bound::Shutdown);
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends it. The first reason stays.
+    pub fn end(&self, reason: Bound) {
+        let _ = self.reason.set(reason);
+        self.over.cancel();
+    }
+
+    /// Why it ended, if it did.
+    pub fn reason(&self) -> Option<Bound> {
+        self.reason.get().copied()
+    }
+
+    /// What to tell who asks for it after its end.
+    pub fn refusal(&self) -> Refusal {
+        match self.reason() {
+            Some(Bound::Shutdown) | None => Refusal::UnknownToken,
+            Some(Bound::Stop) => Refusal::Stopping,
+            Some(bound) => Refusal::Spent(bound),
+        }
+    }
+
+    /// Starts an invocation.
+    ///
+    /// # Errors
+    /// When the method does not exist, too many run, or the function has come to its end.
+    pub async fn invoke(self: &Arc<Self>, method: &str, arguments: &Map<String, Value>) -> Result<Invocation, StartError> {
+        let manifest = &self.bundle.manifest;
+        if !manifest.methods.iter().any(|known| known == method) {
+            let refusal = Refusal::UnknownMethod { method: crate::process::clip(method, 64), methods: manifest.methods.join(", ") };
+            return Err(StartError::Refused(refusal));
+        }
+        let permit = Arc::clone(&self.invocations).try_acquire_owned().map_err(|_| {
+            StartError::Refused(Refusal::Busy { what: "invocations of this function", limit: self.grant.invocations().into() })
+        })?;
+        let process = self.awake().await?;
+        let left = self.remaining().duration().as_secs_f64();
+        process.invoke(method, arguments, left, permit).await.map_err(|error| match self.reason() {
+            Some(_) => StartError::Refused(self.refusal()),
+            None => StartError::Trouble(Trouble::System("handing over an invocation", error)),
+        })
+    }
+
+    /// Its process, started if there is none.
+    async fn awake(self: &Arc<Self>) -> Result<Arc<Process>, StartError> {
+        let mut process = self.process.lock().await;
+        if self.over.is_cancelled() {
+            return Err(StartError::Refused(self.refusal()));
+        }
+        if let Some(process) = process.as_ref().filter(|process| !process.gone.is_cancelled()) {
+            return Ok(Arc::clone(process));
+        }
+        let cpu_left = self.grant.cpu().as_millis().saturating_sub(self.cpu_ms.load(Ordering::Relaxed));
+        if cpu_left == 0 {
+            self.end(Bound::Cpu);
+            return Err(StartError::Refused(self.refusal()));
+        }
+        let started = Process::start(self, cpu_left).await?;
+        *process = Some(Arc::clone(&started));
+        Ok(started)
+    }
+
+    /// Counts the CPU time of a process that has ended.
+    pub fn count_cpu(&self, cpu_ms: u64) {
+        self.cpu_ms.fetch_add(cpu_ms, Ordering::Relaxed);
+    }
+
+    /// Keeps a line for the function's own client.
+    ///
+    /// # Errors
+    /// When the call has no text.
+    pub fn log(&self, arguments: &Map<String, Value>) -> Result<Value, CallError> {
+        let text = log_text(arguments)?;
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if log.len() == LOG_LINES_MAX {
+            log.pop_front();
+        }
+        log.push_back(text);
+        Ok(Value::Null)
+    }
+
+    /// Time until its end.
+    pub fn remaining(&self) -> Span {
+        let gone = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Span::millis(self.grant.lifetime().as_millis().saturating_sub(gone))
+    }
+
+    /// Waits until no invocation runs.
+    pub async fn quiet(&self) {
+        let all = self.grant.invocations();
+        let _ = tokio::select! {
+            permits = self.invocations.acquire_many(all) => permits.is_ok(),
+            () = self.over.cancelled() => true,
+        };
+    }
+
+    /// Waits until its process is gone.
+    pub async fn ended(&self) {
+        let process = self.process.lock().await.clone();
+        if let Some(process) = process {
+            process.gone.cancelled().await;
+        }
+    }
+
+    /// Does it have a process?
+    pub fn is_awake(&self) -> bool {
+        // A lock that is held is held by a start.
+        self.process.try_lock().map_or(true, |process| process.as_ref().is_some_and(|process| !process.gone.is_cancelled()))
+    }
+
+    /// What its client may know.
+    pub fn status(&self) -> FunctionStatus {
+        let process = self.process.try_lock().ok().and_then(|process| process.clone()).filter(|process| !process.gone.is_cancelled());
+        let cpu = self.cpu_ms.load(Ordering::Relaxed) + process.as_ref().map_or(0, |process| process.cpu_ms());
+        FunctionStatus {
+            name: self.bundle.manifest.name.clone(),
+            methods: self.bundle.manifest.methods.clone(),
+            awake: process.is_some(),
+            invocations: process.map_or(0, |process| u32::try_from(process.running()).unwrap_or(u32::MAX)),
+            remaining: self.remaining(),
+            cpu_used: Span::millis(cpu),
+            traffic_used: Size::bytes(self.meter.used()),
+            granted: self.grant.granted(),
+            log: self.log.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect(),
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! `bentod run`, from the configuration to the stop: what is started in which order, and how it ends.
+//!
+//! 1. configuration and policy are read; 2. the state directory is locked; 3. a jail is put up and probed: without walls nothing starts;
+//! 4. images are prepared; 5. the listeners open; 6. tor starts, and its onion service is published; started again if it ends.
+
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rustix::fs::{FlockOperation, flock};
+use tokio::net::{TcpListener, UnixListener};
+use tracing::{info, warn};
+
+use bento_proto::Policy;
+use bento_tor::{Auth, ControlAddr, ControlError, Controller, Managed, ManagedError, OnionService, Setup, Socks, Target};
+
+use crate::{
+    check,
+    config::Config,
+    egress::Egress,
+    http::{self, Listener},
+    image::{self, ImageError, Images},
+    node::Node,
+};
+
+/// The port of the node's onion service: plain HTTP, since the onion service itself encrypts and authenticates.
+const ONION_PORT: u16 = 80;
+
+/// First and longest pause before tor is started again.
+const RESTART_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// How long the first connection to the Tor network may take; on a slow line it does take minutes.
+const BOOTSTRAP_DEADLINE: Duration = Duration::from_secs(300);
+
+/// Why a node cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The state directory cannot be used.
+    #[error("using the state directory {path}")]
+    State {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another node has the state directory.
+    #[error("another bentod runs with the state directory {0}")]
+    Running(PathBuf),
+    /// The walls do not stand.
+    #[error("this machine cannot put up every wall, so no function may run on it: {0}")]
+    Walls(String),
+    /// An image cannot be offered.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The resolver cannot be set up.
+    #[error("setting up name resolution: {0}")]
+    Resolver(String),
+    /// A listener cannot be opened.
+    #[error("listening at {place}")]
+    Listen {
+        /// Where.
+        place: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// No tor program.
+    #[error("no tor program was found; install one (on Debian: apt install tor), or name it in bentod.toml under [tor]")]
+    NoTor,
+    /// A control address cannot be read.
+    #[error("[tor] control = \"{0}\" is neither an address such as 127.0.0.1:9051 nor unix:PATH")]
+    Control(String),
+}
+
+/// What was prepared before anything listens.
+struct Prepared {
+    jail: PathBuf,
+    images: Images,
+    _lock: fs::File,
+}
+
+/// Runs a node until it is told to stop.
+///
+/// # Errors
+/// When it cannot start.
+pub async fn run(config: Config, policy: Policy, stop: impl Future<Output = ()>) -> Result<(), RunError> {
+    let prepared = prepare(&config).await?;
+    let tor = if config.tor.off { None } else { Some(TorPlan::new(&config)?) };
+    let socks: Arc<Mutex<Option<Socks>>> = Arc::default();
+    let egress_socks = tor.as_ref().map(|_| {
+        let socks = Arc::clone(&socks);
+        Arc::new(move || socks.lock().unwrap_or_else(PoisonError::into_inner).clone()) as Arc<dyn Fn() -> Option<Socks> + Send + Sync>
+    });
+    let egress = Egress::new(egress_socks, &config.nameservers, config.limits.connect.duration()).map_err(|error| RunError::Resolver(error.to_string()))?;
+
+    let operator = unix_listener(&config.state.join("operator.sock"))?;
+    let mut listeners = Vec::new();
+    let mut target = None;
+    if let Some(listen) = config.listen {
+        let listener = tcp_listener(listen).await?;
+        let address = listener.local_addr().map_err(|source| RunError::Listen { place: listen.to_string(), source })?;
+        info!(%address, "listening");
+        target = Some(Target::Tcp(address));
+        listeners.push(Listener::Tcp(listener));
+    }
+    match &tor {
+        // The tor of this node runs as the same user, so a socket that only this user can open is enough.
+        Some(TorPlan::Own(_)) => {
+            let path = config.state.join("onion.sock");
+            listeners.push(Listener::Unix(unix_listener(&path)?));
+            target = Some(Target::Unix(path));
+        }
+        Some(TorPlan::Running { .. }) if target.is_none() => {
+            let listener = tcp_listener(([127, 0, 0, 1], 0).into()).await?;
+            target = listener.local_addr().ok().map(Target::Tcp);
+            listeners.push(Listener::Tcp(listener));
+        }
+        _ => {}
+    }
+
+    let state = config.state.clone();
+    let node = Arc::new(Node::new(config, policy, prepared.images, prepared.jail, egress));
+    let serving: Vec<_> = listeners.into_iter().map(|listener| tokio::spawn(http::serve(listener, Arc::clone(&node)))).collect();
+    let operating = tokio::spawn(http::operator(operator, Arc::clone(&node)));
+    let publishing = tor.zip(target).map(|(plan, target)| tokio::spawn(keep_published(plan, target, Arc::clone(&node), socks)));
+
+    stop.await;
+    info!("stopping");
+    // Functions first: their sessions end with them, and tor carries what they still have to say.
+    node.stop().await;
+    for serving in serving {
+        let _ = serving.await;
+    }
+    let _ = tokio::time::timeout(node.config().limits.stop.duration(), node.quiet()).await;
+    if let Some(publishing) = publishing {
+        let _ = publishing.await;
+    }
+    operating.abort();
+    for socket in ["operator.sock", "onion.sock"] {
+        let _ = fs::remove_file(state.join(socket));
+    }
+    info!("stopped");
+    Ok(())
+}
+
+async fn prepare(config: &Config) -> Result<Prepared, RunError> {
+    let state = |source| RunError::State { path: config.state.clone(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.state).map_err(state)?;
+    fs::set_permissions(&config.state, fs::Permissions::from_mode(0o700)).map_err(state)?;
+    let lock = fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(config.state.join("lock")).map_err(state)?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| RunError::Running(config.state.clone()))?;
+
+    let jail = check::jail_program(config);
+    let walls = check::walls(&jail).await.map_err(|error| RunError::Walls(format!("{}: {error}", jail.display())))?;
+    let down: Vec<String> = walls.iter().filter(|wall| !wall.holds).map(|wall| format!("{} ({})", wall.wall, wall.detail)).collect();
+    if !down.is_empty() || walls.is_empty() {
+        return Err(RunError::Walls(down.join(", ")));
+    }
+    info!(walls = walls.len(), "every wall stands");
+    let images = image::prepare(&config.images, &config.state).await?;
+    Ok(Prepared { jail, images, _lock: lock })
+}
+
+async fn tcp_listener(address: std::net::SocketAddr) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address).await.map_err(|source| RunError::Listen { place: address.to_string(), source })
+}
+
+fn unix_listener(path: &Path) -> Result<UnixListener, RunError> {
+    // Left by a node that was killed; the lock says that none runs.
+    let _ = fs::remove_file(path);
+    UnixListener::bind(path).map_err(|source| RunError::Listen { place: path.display().to_string(), source })
+}
+
+/// Which tor carries the node.
+enum TorPlan {
+    /// A child of this process.
+    Own(Setup),
+    /// One that runs already.
+    Running { control: ControlAddr, socks: Socks },
+}
+
+impl TorPlan {
+    fn new(config: &Config) -> Result<Self, RunError> {
+        if let (Some(control), Some(socks)) = (&config.tor.control, config.tor.socks) {
+            let control = match control.strip_prefix("unix:") {
+                Some(path) => ControlAddr::Unix(path.into()),
+                None => ControlAddr::Tcp(control.parse().map_err(|_| RunError::Control(control.clone()))?),
+            };
+            return Ok(Self::Running { control, socks: Socks::tcp(socks) });
+        }
+        let tor = config.tor.program.clone().or_else(bento_tor::find_tor).ok_or(RunError::NoTor)?;
+        let mut setup = Setup::new(tor, config.state.join("tor"));
+        setup.lines = config.tor.lines.clone();
+        setup.deadline = BOOTSTRAP_DEADLINE;
+        Ok(Self::Own(setup))
+    }
+}
+
+/// Keeps the onion service published as long as the node runs, whatever tor does.
+async fn keep_published(plan: TorPlan, target: Target, node: Arc<Node>, socks: Arc<Mutex<Option<Socks>>>) {
+    let set_socks = |value| *socks.lock().unwrap_or_else(PoisonError::into_inner) = value;
+    let mut pause = RESTART_PAUSE.0;
+    while !node.stopping.is_cancelled() {
+        let started = std::time::Instant::now();
+        let lost = match &plan {
+            TorPlan::Own(setup) => own(setup, &target, &node, &set_socks).await,
+            TorPlan::Running { control, socks } => running(control, socks, &target, &node, &set_socks).await,
+        };
+        node.publish(None);
+        set_socks(None);
+        let Err(error) = lost else { return };
+        if started.elapsed() > RESTART_PAUSE.1 {
+            pause = RESTART_PAUSE.0;
+        }
+        warn!(again_in = ?pause, "{error}");
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = node.stopping.cancelled() => return,
+        }
+        pause = (pause * 2).min(RESTART_PAUSE.1);
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error("tor did not start: {0}")]
+    Start(#[from] ManagedError),
+    #[error("tor does not do as it is told: {0}")]
+    Control(#[from] ControlError),
+    #[error("tor ended")]
+    Ended,
+    #[error("keeping the onion service's key")]
+    Key(#[source] io::Error),
+}
+
+async fn own(setup: &Setup, target: &Target, node: &Node, set_socks: &impl Fn(Option<Socks>)) -> Result<(), Lost> {
+    let mut told = 0;
+    let starting = Managed::start(setup, |percent, phase| {
+        if percent >= told + 25 || percent == 100 {
+            told = percent;
+            info!(percent, phase, "connecting to the Tor network");
+        }
+    });
+    let tor = tokio::select! {
+        tor = starting => tor?,
+        () = node.stopping.cancelled() => return Ok(()),
+    };
+    let published = publish(&tor.control(), target, node).await;
+    if published.is_ok() {
+        set_socks(Some(tor.socks()));
+    }
+    let ended = tokio::select! {
+        _ = tor.exited(), if published.is_ok() => Err(Lost::Ended),
+        () = node.stopping.cancelled(), if published.is_ok() => Ok(()),
+        else => published,
+    };
+    if ended.is_ok() {
+        // What functions still have to say goes through this tor, so it stays until they are done.
+        let grace = node.config().limits.stop.duration();
+        let _ = tokio::time::timeout(grace, node.quiet()).await;
+    }
+    tor.stop().await;
+    ended
+}
+
+async fn running(control: &ControlAddr, socks: &Socks, target: &Target, node: &Node, set_socks: &impl Fn(Option<Socks>)) -> Result<(), Lost> {
+    let controller = Controller::connect(control, &Auth::Automatic).await?;
+    publish(&controller, target, node).await?;
+    set_socks(Some(socks.clone()));
+    tokio::select! {
+        () = controller.closed() => Err(Lost::Ended),
+        // The onion service goes with the control connection that made it.
+        () = node.stopping.cancelled() => { node.quiet().await; Ok(()) }
+    }
+}
+
+/// Publishes the node's onion service, always with the same key.
+async fn publish(controller: &Controller, target: &Target, node: &Node) -> Result<(), Lost> {
+    let path = node.config().state.join("onion.key");
+    let kept = match fs::read_to_string(&path) {
+        Ok(key) => Some(key.trim().to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(Lost::Key(error)),
+    };
+    let mut service = OnionService::new(ONION_PORT, target.clone());
+    service.key = kept.clone();
+    let onion = controller.add_onion(&service).await?;
+    if let (None, Some(key)) = (kept, &onion.key) {
+        keep(&path, key).map_err(Lost::Key)?;
+    }
+    info!(address = %onion.address, "published");
+    node.publish(Some(onion.address));
+    Ok(())
+}
+
+/// Writes a file that is there as a whole or not at all, also after a power cut.
+fn keep(path: &Path, text: &str) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}

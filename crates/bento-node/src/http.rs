@@ -1,0 +1,152 @@
+//! The node's HTTP interface, as `spec/openapi.yaml` describes it.
+
+mod invoke;
+mod page;
+mod session;
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use bytes::BytesMut;
+use http_body_util::BodyExt;
+use tracing::error;
+
+use bento_proto::{Digest, InvocationToken, Problem, Refusal, ShutdownToken, limits::BUNDLE_BYTES_MAX};
+
+use crate::{node::Node, process::StartError};
+
+pub use session::{Listener, operator, serve};
+
+const INVOCATION_DIGEST: HeaderName = HeaderName::from_static("bento-invocation-digest");
+const SHUTDOWN_DIGEST: HeaderName = HeaderName::from_static("bento-shutdown-digest");
+
+/// An answer that is an error.
+#[derive(Debug)]
+pub struct Failure(Problem);
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self(Problem::from(&refusal))
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self(problem)
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Refused(refusal) => refusal.into(),
+            StartError::Trouble(trouble) => {
+                // The operator's to mend; the client learns only that the node failed.
+                let cause = std::error::Error::source(&trouble).map(ToString::to_string).unwrap_or_default();
+                error!(%trouble, cause, "a function could not be started");
+                Self(Problem::new("trouble", 500, "the node failed; nothing is wrong with what you asked"))
+            }
+        }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(&self.0)).into_response();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// All that a client can ask.
+pub fn router(node: Arc<Node>) -> Router {
+    Router::new()
+        .route("/", get(page::page))
+        .route("/v1/node", get(describe))
+        .route("/v1/policy", get(policy))
+        .route("/v1/functions", post(install))
+        .route("/v1/function", get(status).delete(shutdown))
+        .route("/v1/invoke/{method}", post(invoke::invoke))
+        .route("/v1/run/{method}", post(invoke::run))
+        .fallback(async || Failure(Problem::new("not-found", 404, "there is nothing here; GET / says what this node is")))
+        .method_not_allowed_fallback(async || Failure(Problem::new("method", 405, "this is not done with that HTTP method; see spec/openapi.yaml")))
+        .layer(axum::extract::DefaultBodyLimit::disable())
+        .with_state(node)
+}
+
+async fn describe(State(node): State<Arc<Node>>) -> Response {
+    Json(node.description()).into_response()
+}
+
+async fn policy(State(node): State<Arc<Node>>) -> Response {
+    ([(header::CONTENT_TYPE, "application/toml")], node.policy().to_toml()).into_response()
+}
+
+async fn install(State(node): State<Arc<Node>>, request: Request) -> Result<Response, Failure> {
+    let invocation = digest(request.headers(), &INVOCATION_DIGEST)?;
+    let shutdown = digest(request.headers(), &SHUTDOWN_DIGEST)?;
+    let archive = whole(request.into_body(), "the bundle", BUNDLE_BYTES_MAX).await?;
+    // Once begun, it is finished, so that a client that asks again finds it or nothing.
+    let installing = tokio::spawn(async move { node.install(&archive, invocation, shutdown).await });
+    let (status, new) = installing.await.map_err(|_| Problem::new("trouble", 500, "the node failed"))??;
+    let code = if new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((code, Json(status)).into_response())
+}
+
+async fn status(State(node): State<Arc<Node>>, headers: HeaderMap) -> Result<Response, Failure> {
+    let text = bearer(&headers)?;
+    let container = match text.parse::<ShutdownToken>() {
+        Ok(token) => node.functions().by_shutdown(&token)?,
+        Err(_) => node.functions().by_invocation(&text.parse().map_err(Refusal::BadToken)?)?,
+    };
+    Ok(Json(container.status()).into_response())
+}
+
+async fn shutdown(State(node): State<Arc<Node>>, headers: HeaderMap) -> Result<StatusCode, Failure> {
+    let token: ShutdownToken = bearer(&headers)?.parse().map_err(Refusal::BadToken)?;
+    let container = node.functions().shutdown(&token)?;
+    container.ended().await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn invocation_token(headers: &HeaderMap) -> Result<InvocationToken, Failure> {
+    Ok(bearer(headers)?.parse().map_err(Refusal::BadToken)?)
+}
+
+/// `Authorization: Bearer TOKEN` (RFC 6750, section 2.1).
+fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
+    let value = headers.get(header::AUTHORIZATION).ok_or(Refusal::NoToken)?;
+    let (scheme, token) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Refusal::NoToken)?;
+    if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim()) } else { Err(Refusal::NoToken) }
+}
+
+fn digest(headers: &HeaderMap, name: &HeaderName) -> Result<Digest, Failure> {
+    let missing = || Refusal::BadRequest(format!("the header `{name}` must have the digest of a token"));
+    let text = headers.get(name).and_then(|value| value.to_str().ok()).ok_or_else(missing)?;
+    Ok(text.parse().map_err(Refusal::BadToken)?)
+}
+
+/// A whole body, if it is not longer than it may be.
+async fn whole(mut body: Body, what: &'static str, limit: usize) -> Result<BytesMut, Failure> {
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Refusal::BadRequest(format!("{what} was cut off")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.len() + data.len() > limit {
+            return Err(Refusal::TooLong { what, limit: limit as u64 }.into());
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole)
+}

@@ -1,0 +1,384 @@
+//! Invocations: input and output streamed, the outcome at the end.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{
+    body::Body,
+    extract::{Path, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use serde_json::{Map, Value};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::unix::{OwnedReadHalf, OwnedWriteHalf},
+    sync::oneshot,
+    task::AbortHandle,
+    time::timeout,
+};
+
+use bento_proto::{
+    Bound, Outcome, Problem, Refusal,
+    limits::{ARGUMENTS_BYTES_MAX, BUNDLE_BYTES_MAX},
+};
+
+use super::{Failure, invocation_token};
+use crate::{
+    container::Container,
+    meter::CHUNK_BYTES,
+    node::{Node, Run},
+    process::{Invocation, Process},
+};
+
+const ARGUMENTS: HeaderName = HeaderName::from_static("bento-arguments");
+const BUNDLE_LENGTH: HeaderName = HeaderName::from_static("bento-bundle-length");
+const OUTCOME: &str = "bento-outcome";
+
+/// `POST /v1/invoke/{method}`.
+pub(super) async fn invoke(State(node): State<Arc<Node>>, Path(method): Path<String>, request: Request) -> Result<Response, Failure> {
+    let container = node.functions().by_invocation(&invocation_token(request.headers())?)?;
+    if node.stopping.is_cancelled() {
+        return Err(Refusal::Stopping.into());
+    }
+    let arguments = arguments(request.headers())?;
+    deliver(container, None, &method, &arguments, BytesMut::new(), request.into_body()).await
+}
+
+/// `POST /v1/run/{method}`: a bundle and its input in one body.
+pub(super) async fn run(State(node): State<Arc<Node>>, Path(method): Path<String>, request: Request) -> Result<Response, Failure> {
+    let arguments = arguments(request.headers())?;
+    let length = request.headers().get(BUNDLE_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<usize>().ok());
+    let length = length.ok_or_else(|| Refusal::BadRequest(format!("the header `{BUNDLE_LENGTH}` must have the length of the bundle in bytes")))?;
+    if length > BUNDLE_BYTES_MAX {
+        return Err(Refusal::TooLong { what: "the bundle", limit: BUNDLE_BYTES_MAX as u64 }.into());
+    }
+    let mut body = request.into_body();
+    let mut archive = BytesMut::new();
+    while archive.len() < length {
+        let cut = || Refusal::BadRequest(format!("the body was cut off before the {length} bytes of the bundle"));
+        let frame = body.frame().await.ok_or_else(cut)?.map_err(|_| cut())?;
+        if let Ok(data) = frame.into_data() {
+            archive.extend_from_slice(&data);
+        }
+    }
+    let input = archive.split_off(length);
+    let run = node.run(&archive).await?;
+    drop(archive);
+    deliver(Arc::clone(&run.0), Some(run), &method, &arguments, input, body).await
+}
+
+/// Starts the invocation and answers with its output.
+async fn deliver(container: Arc<Container>, run: Option<Run>, method: &str, arguments: &Map<String, Value>, first: BytesMut, body: Body) -> Result<Response, Failure> {
+    let invocation = container.invoke(method, arguments).await?;
+    let mut output = Output::new(invocation, container, run, first, body);
+    let event = output.next().await;
+    let declared = output.length.get().copied();
+    match (event, declared) {
+        (Event::End(Outcome::Returned), None | Some(0)) => Ok(finished()),
+        (Event::End(Outcome::Returned), Some(length)) => Err(short(length)),
+        (Event::End(outcome), _) => Err(ended(outcome)),
+        (Event::Data(data), Some(length)) => {
+            let body = Body::new(StreamBody::new(futures_util::stream::unfold(Exact { output, left: length, held: Some(data) }, Exact::step)));
+            Ok(([(header::CONTENT_TYPE, "application/octet-stream"), (header::CONTENT_LENGTH, length.to_string().as_str())], body).into_response())
+        }
+        (Event::Data(data), None) => {
+            let body = Body::new(StreamBody::new(futures_util::stream::unfold(Open { output, first: Some(data), ended: false }, Open::step)));
+            let headers = [(header::CONTENT_TYPE, "application/octet-stream"), (header::TRAILER, OUTCOME)];
+            Ok((headers, body).into_response())
+        }
+    }
+}
+
+/// A JSON object in a header; ASCII, so other characters come as `\uXXXX`.
+fn arguments(headers: &HeaderMap) -> Result<Map<String, Value>, Failure> {
+    let Some(value) = headers.get(ARGUMENTS) else { return Ok(Map::new()) };
+    if value.len() > ARGUMENTS_BYTES_MAX {
+        return Err(Refusal::TooLong { what: "the header `bento-arguments`", limit: ARGUMENTS_BYTES_MAX as u64 }.into());
+    }
+    let wrong = |_| Refusal::BadRequest("the header `bento-arguments` must be a JSON object".into());
+    Ok(serde_json::from_slice(value.as_bytes()).map_err(wrong)?)
+}
+
+fn finished() -> Response {
+    // Known to be empty and complete, so it needs no trailer to say so.
+    ([(header::CONTENT_TYPE, "application/octet-stream"), (header::CONTENT_LENGTH, "0")], Body::empty()).into_response()
+}
+
+fn ended(outcome: Outcome) -> Failure {
+    match outcome {
+        Outcome::Failed { error, traceback } => {
+            let mut problem = Problem::new("function-failed", 502, error);
+            problem.traceback = Some(traceback).filter(|text| !text.is_empty());
+            problem.into()
+        }
+        Outcome::Killed { bound } => {
+            let mut problem = Problem::new("function-killed", 502, format!("killed: {bound}"));
+            problem.bound = Some(bound);
+            problem.into()
+        }
+        Outcome::Returned => short(0),
+    }
+}
+
+fn short(length: u64) -> Failure {
+    Problem::new("function-failed", 502, format!("the function declared {length} bytes of output and wrote none")).into()
+}
+
+/// What comes next of an invocation.
+enum Event {
+    Data(Bytes),
+    End(Outcome),
+}
+
+/// Output of an invocation, with all that must end when nobody reads it any more.
+struct Output {
+    stream: OwnedReadHalf,
+    outcome: oneshot::Receiver<Outcome>,
+    length: Arc<std::sync::OnceLock<u64>>,
+    container: Arc<Container>,
+    buffer: BytesMut,
+    input: AbortHandle,
+    pulse: Arc<Pulse>,
+    idle: Duration,
+    /// Told when the output is dropped before its end.
+    unfinished: Option<(Arc<Process>, u64)>,
+    _run: Option<Run>,
+}
+
+impl Output {
+    fn new(invocation: Invocation, container: Arc<Container>, run: Option<Run>, first: BytesMut, body: Body) -> Self {
+        let (stream, writer) = invocation.stream.into_split();
+        let pulse = Arc::new(Pulse::new());
+        let idle = container.node.limits.idle.duration();
+        let input = tokio::spawn(feed(first, body, writer, Arc::clone(&container), Arc::clone(&pulse))).abort_handle();
+        Self {
+            stream,
+            outcome: invocation.outcome,
+            length: invocation.length,
+            container,
+            buffer: BytesMut::new(),
+            input,
+            pulse,
+            idle,
+            unfinished: Some((invocation.process, invocation.number)),
+            _run: run,
+        }
+    }
+
+    async fn next(&mut self) -> Event {
+        self.buffer.reserve(CHUNK_BYTES);
+        let mut limited = (&mut self.stream).take(CHUNK_BYTES as u64);
+        let read = loop {
+            match timeout(self.pulse.left(self.idle), limited.read_buf(&mut self.buffer)).await {
+                Ok(read) => break read,
+                Err(_) if self.pulse.left(self.idle).is_zero() => return Event::End(Outcome::Killed { bound: Bound::Idle }),
+                // Input came meanwhile, so the session is not idle.
+                Err(_) => {}
+            }
+        };
+        self.pulse.beat();
+        match read {
+            Ok(bytes) if bytes > 0 && self.container.meter.take(bytes).is_ok() => Event::Data(self.buffer.split().freeze()),
+            // The end of the stream, or of the traffic that was granted: how it ended says the container.
+            _ => Event::End(self.end().await),
+        }
+    }
+
+    async fn end(&mut self) -> Outcome {
+        let outcome = match timeout(self.idle, &mut self.outcome).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Outcome::Failed { error: "the function's process ended".into(), traceback: String::new() },
+            Err(_) => return Outcome::Killed { bound: Bound::Idle },
+        };
+        self.unfinished = None;
+        outcome
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        self.input.abort();
+        if let (Some((process, number)), Ok(runtime)) = (self.unfinished.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(async move { process.cancel(number).await });
+        }
+    }
+}
+
+/// Passes the request's body to the function. An end of file is passed on only for a whole body.
+async fn feed(first: BytesMut, mut body: Body, mut writer: OwnedWriteHalf, container: Arc<Container>, pulse: Arc<Pulse>) {
+    let mut data = first.freeze();
+    loop {
+        if !data.is_empty() && (container.meter.take(data.len()).is_err() || writer.write_all(&data).await.is_err()) {
+            // Spent, or the function wants no more: what still comes is taken and thrown away, so that the answer can be read.
+            while let Some(Ok(_)) = body.frame().await {
+                pulse.beat();
+            }
+            return;
+        }
+        data = match body.frame().await {
+            None => {
+                let _ = writer.shutdown().await;
+                return;
+            }
+            Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+            Some(Err(_)) => {
+                // Cut off: the session is lost, and with it this invocation. Its writer is kept open until then.
+                std::future::pending::<()>().await;
+                return;
+            }
+        };
+        pulse.beat();
+    }
+}
+
+/// Output of a length that was declared. The last byte is held back until the method has returned, so that a whole body means success.
+struct Exact {
+    output: Output,
+    left: u64,
+    held: Option<Bytes>,
+}
+
+impl Exact {
+    async fn step(mut self) -> Option<(Result<Frame<Bytes>, &'static str>, Self)> {
+        loop {
+            if self.left == 0 && self.held.is_none() {
+                return None;
+            }
+            if let Some(mut data) = self.held.take() {
+                let length = data.len() as u64;
+                if length > self.left {
+                    return Some((Err("more output than was declared"), self));
+                }
+                if length < self.left {
+                    self.left -= length;
+                    return Some((Ok(Frame::data(data)), self));
+                }
+                let last = data.split_off(data.len() - 1);
+                if !data.is_empty() {
+                    self.left = 1;
+                    self.held = Some(last);
+                    return Some((Ok(Frame::data(data)), self));
+                }
+                return match self.output.next().await {
+                    Event::End(Outcome::Returned) => {
+                        self.left = 0;
+                        Some((Ok(Frame::data(last)), self))
+                    }
+                    Event::End(_) => Some((Err("the function did not return"), self)),
+                    Event::Data(_) => Some((Err("more output than was declared"), self)),
+                };
+            }
+            match self.output.next().await {
+                Event::Data(data) => self.held = Some(data),
+                Event::End(_) => return Some((Err("less output than was declared"), self)),
+            }
+        }
+    }
+}
+
+/// Output of unknown length, with the outcome in a trailer (RFC 9110, section 6.5).
+struct Open {
+    output: Output,
+    first: Option<Bytes>,
+    ended: bool,
+}
+
+impl Open {
+    async fn step(mut self) -> Option<(Result<Frame<Bytes>, &'static str>, Self)> {
+        if self.ended {
+            return None;
+        }
+        let event = match self.first.take() {
+            Some(data) => Event::Data(data),
+            None => self.output.next().await,
+        };
+        match event {
+            Event::Data(data) => Some((Ok(Frame::data(data)), self)),
+            Event::End(outcome) => {
+                self.ended = true;
+                let mut trailers = HeaderMap::new();
+                trailers.insert(OUTCOME, header_of(&outcome));
+                Some((Ok(Frame::trailers(trailers)), self))
+            }
+        }
+    }
+}
+
+/// Longest outcome in a trailer, in bytes. Trailers of 16 KiB are what HTTP libraries take.
+const OUTCOME_BYTES_MAX: usize = 12 * 1024;
+
+fn header_of(outcome: &Outcome) -> HeaderValue {
+    let ascii = |outcome: &Outcome| {
+        let json = serde_json::to_string(outcome).unwrap_or_default();
+        let mut text = String::with_capacity(json.len());
+        for unit in json.chars() {
+            if unit.is_ascii() {
+                text.push(unit);
+            } else {
+                for half in unit.encode_utf16(&mut [0; 2]) {
+                    text.push_str(&format!("\\u{half:04x}"));
+                }
+            }
+        }
+        text
+    };
+    let mut text = ascii(outcome);
+    if let (true, Outcome::Failed { error, .. }) = (text.len() > OUTCOME_BYTES_MAX, outcome) {
+        text = ascii(&Outcome::Failed { error: error.clone(), traceback: String::new() });
+    }
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("{}"))
+}
+
+/// When a byte last passed.
+#[derive(Debug)]
+struct Pulse {
+    born: Instant,
+    last_ms: AtomicU64,
+}
+
+impl Pulse {
+    fn new() -> Self {
+        Self { born: Instant::now(), last_ms: AtomicU64::new(0) }
+    }
+
+    fn beat(&self) {
+        self.last_ms.store(self.now(), Ordering::Relaxed);
+    }
+
+    fn left(&self, idle: Duration) -> Duration {
+        idle.saturating_sub(Duration::from_millis(self.now() - self.last_ms.load(Ordering::Relaxed).min(self.now())))
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outcome_becomes_a_header_whatever_it_says() {
+        for outcome in [
+            Outcome::Returned,
+            Outcome::Killed { bound: Bound::Memory },
+            Outcome::Failed { error: "naïve 𝄞\r\nX: y".into(), traceback: "ä".repeat(100) },
+        ] {
+            let header = header_of(&outcome);
+            assert!(header.to_str().unwrap().is_ascii());
+            assert_eq!(serde_json::from_slice::<Outcome>(header.as_bytes()).unwrap(), outcome);
+        }
+        let long = Outcome::Failed { error: "e".into(), traceback: "𝄞".repeat(6000) };
+        assert!(header_of(&long).len() < OUTCOME_BYTES_MAX);
+    }
+}

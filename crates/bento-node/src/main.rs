@@ -1,0 +1,142 @@
+//! The program `bentod`.
+#![forbid(unsafe_code)]
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use tokio::signal::unix::{SignalKind, signal};
+
+use bento_node::{check, config::Config, daemon, image, node::NodeStatus};
+
+/// Run small programs for strangers who come over Tor
+#[derive(Parser)]
+#[command(version, after_help = "Examples:\n  bentod check --config /etc/bento/bentod.toml\n  bentod run --config /etc/bento/bentod.toml")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// The configuration file
+    #[arg(long, global = true, default_value = "/etc/bento/bentod.toml", value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the node until SIGTERM or SIGINT
+    Run,
+    /// Check configuration and policy, and say which walls this machine can put up
+    Check,
+    /// Show numbers of the running node
+    Status,
+}
+
+/// What happened, and what to try.
+type Said = (String, &'static str);
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let log = tracing_subscriber::EnvFilter::try_from_env("BENTOD_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).with_target(false).init();
+    let done = match arguments.command {
+        Command::Run => run(arguments.config).await,
+        Command::Check => check(arguments.config).await,
+        Command::Status => status(arguments.config).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((error, hint)) => {
+            eprintln!("Error: {error}\nHint: {hint}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error with all its causes, as one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+const HINT_FILES: &str = "packaging/bentod.toml and packaging/policy.toml describe every key";
+const HINT_CHECK: &str = "`bentod check` says more";
+
+async fn run(path: PathBuf) -> Result<(), Said> {
+    let (config, policy) = Config::load(&path).map_err(|error| (chain(&error), HINT_FILES))?;
+    let handler = |kind| signal(kind).map_err(|error| (format!("listening for signals: {error}"), HINT_CHECK));
+    let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    daemon::run(config, policy, stop).await.map_err(|error| (chain(&error), HINT_CHECK))
+}
+
+#[expect(clippy::print_stdout, reason = "this is what the operator asked to see")]
+async fn check(path: PathBuf) -> Result<(), Said> {
+    let (config, policy) = Config::load(&path).map_err(|error| (chain(&error), HINT_FILES))?;
+    println!("configuration  {}", path.display());
+    println!("policy         {}", config.policy.display());
+    for line in policy.to_toml().lines() {
+        println!("               {line}");
+    }
+    let scratch = std::env::temp_dir().join(format!("bentod-check-{}", std::process::id()));
+    let images = image::prepare(&config.images, &scratch).await;
+    let _ = std::fs::remove_dir_all(&scratch);
+    for (name, image) in images.map_err(|error| (chain(&error), HINT_FILES))? {
+        println!("image          {name}: {} with {}", image.python.display(), if image.packages.is_empty() { "the standard library".into() } else { image.packages.join(", ") });
+    }
+    match (&config.tor.control, config.tor.off) {
+        (_, true) => println!("tor            off"),
+        (Some(control), _) => println!("tor            the running one at {control}"),
+        (None, _) => match config.tor.program.clone().or_else(bento_tor::find_tor) {
+            Some(program) => println!("tor            {}", program.display()),
+            None => return Err((daemon::RunError::NoTor.to_string(), "install tor, then check again")),
+        },
+    }
+    let jail = check::jail_program(&config);
+    let walls = check::walls(&jail).await.map_err(|error| (format!("asking {} for its walls: {error}", jail.display()), "bento-jail belongs beside bentod"))?;
+    for wall in &walls {
+        println!("wall           {} {}: {}", if wall.holds { "stands" } else { "FAILS " }, wall.wall, wall.detail);
+    }
+    if walls.is_empty() || walls.iter().any(|wall| !wall.holds) {
+        return Err(("not every wall stands, so no function would be started here".into(), "the lines marked FAILS say why; docs/operating.md says what a kernel needs"));
+    }
+    println!("bounds         memory by RLIMIT_AS, CPU time by RLIMIT_CPU, threads by RLIMIT_NPROC, descriptors by RLIMIT_NOFILE, scratch by tmpfs, traffic by the node");
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "this is what the operator asked to see")]
+async fn status(path: PathBuf) -> Result<(), Said> {
+    let (config, _) = Config::load(&path).map_err(|error| (chain(&error), HINT_FILES))?;
+    let socket = config.state.join("operator.sock");
+    let asking = async {
+        let stream = tokio::net::UnixStream::connect(&socket).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+        tokio::spawn(connection);
+        let request = hyper::Request::get("/status").header("host", "operator").body(Empty::<bytes::Bytes>::new()).map_err(std::io::Error::other)?;
+        let answer = sender.send_request(request).await.map_err(std::io::Error::other)?;
+        let body = answer.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
+        serde_json::from_slice::<NodeStatus>(&body).map_err(std::io::Error::other)
+    };
+    let asked = tokio::time::timeout(std::time::Duration::from_secs(10), asking).await;
+    let status = asked
+        .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+        .map_err(|error| (format!("asking the node at {}: {error}", socket.display()), "is it running, and are you the user that it runs as?"))?;
+    println!("version      {}", status.version);
+    println!("address      {}", status.onion.as_deref().unwrap_or("not published at the moment"));
+    println!("up           {}", status.up);
+    println!("functions    {} of at most {}, {} awake", status.functions, status.functions_max, status.awake);
+    println!("sessions     {}", status.sessions);
+    println!("connections  {}", status.connections);
+    Ok(())
+}

@@ -1,0 +1,234 @@
+//! A node: its policy, its functions, and what is asked of them, free of HTTP.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use bento_proto::{
+    Bound, Digest, Grant, Policy, Refusal, Span,
+    bundle::Bundle,
+    node::{Description, FunctionStatus},
+};
+use bento_tor::Isolation;
+
+use crate::{
+    config::Config,
+    container::{Container, Host},
+    functions::Functions,
+    image::Images,
+    process::{StartError, Trouble},
+};
+
+/// The unit in which bundles' memory is shared out, in bytes.
+const BUNDLE_UNIT: usize = 1024;
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    config: Config,
+    policy: Policy,
+    images: Images,
+    host: Arc<Host>,
+    functions: Arc<Functions>,
+    room: Arc<Semaphore>,
+    bundles: Arc<Semaphore>,
+    runs: Mutex<Vec<std::sync::Weak<Container>>>,
+    isolations: AtomicU64,
+    onion: Mutex<Option<String>>,
+    /// Raised when no new work is taken.
+    pub stopping: CancellationToken,
+    /// Sessions open right now.
+    pub sessions: TaskTracker,
+    born: Instant,
+}
+
+/// What the operator may know: numbers, and nothing of any client.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct NodeStatus {
+    /// The program's version.
+    pub version: String,
+    /// Its onion service, when it is published.
+    pub onion: Option<String>,
+    /// Time since start.
+    pub up: Span,
+    /// Functions installed.
+    pub functions: usize,
+    /// Of these, with a process.
+    pub awake: usize,
+    /// Most that are taken.
+    pub functions_max: u32,
+    /// Sessions open.
+    pub sessions: usize,
+    /// Streams of functions to elsewhere.
+    pub connections: usize,
+}
+
+/// A function that lives for one call: ends when dropped.
+#[derive(Debug)]
+pub struct Run(pub Arc<Container>);
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.0.end(Bound::Shutdown);
+    }
+}
+
+impl Node {
+    /// A node with nothing installed.
+    pub fn new(config: Config, policy: Policy, images: Images, jail: PathBuf, egress: crate::egress::Egress) -> Self {
+        let limits = config.limits.clone();
+        Self {
+            room: Arc::new(Semaphore::new(policy.offers.functions as usize)),
+            bundles: Arc::new(Semaphore::new((limits.bundles.as_bytes() / BUNDLE_UNIT as u64).min(Semaphore::MAX_PERMITS as u64) as usize)),
+            host: Arc::new(Host { jail, egress, connections: Arc::new(Semaphore::new(limits.connections)), limits }),
+            config,
+            policy,
+            images,
+            functions: Arc::default(),
+            runs: Mutex::default(),
+            isolations: AtomicU64::new(0),
+            onion: Mutex::default(),
+            stopping: CancellationToken::new(),
+            sessions: TaskTracker::new(),
+            born: Instant::now(),
+        }
+    }
+
+    /// The bounds in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Its functions.
+    pub fn functions(&self) -> &Functions {
+        &self.functions
+    }
+
+    /// Says where it can be reached, or that it cannot at the moment.
+    pub fn publish(&self, onion: Option<String>) {
+        *self.onion.lock().unwrap_or_else(PoisonError::into_inner) = onion;
+    }
+
+    /// What it says of itself.
+    pub fn description(&self) -> Description {
+        let offered = self.images.iter().filter(|(name, _)| self.policy.offers.image.contains(name));
+        Description {
+            name: self.config.name.clone(),
+            contact: self.config.contact.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            tee: "none".into(),
+            images: offered.map(|(name, image)| (name.clone(), image.packages.clone())).collect(),
+            policy: self.policy.clone(),
+        }
+    }
+
+    /// Numbers for the operator.
+    pub fn status(&self) -> NodeStatus {
+        let functions = self.functions.all();
+        NodeStatus {
+            version: env!("CARGO_PKG_VERSION").into(),
+            onion: self.onion.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            up: Span::seconds(self.born.elapsed().as_secs()),
+            awake: functions.iter().filter(|container| container.is_awake()).count(),
+            functions: functions.len(),
+            functions_max: self.policy.offers.functions,
+            sessions: self.sessions.len(),
+            connections: self.config.limits.connections - self.host.connections.available_permits(),
+        }
+    }
+
+    /// Installs a function. The same again answers the same.
+    ///
+    /// # Errors
+    /// When it is not admitted, does not load, or the node fails.
+    pub async fn install(&self, archive: &[u8], invocation: Digest, shutdown: Digest) -> Result<(FunctionStatus, bool), StartError> {
+        let (bundle, grant) = self.admit(archive)?;
+        if let Some(container) = self.functions.same(invocation, shutdown, &bundle.files).map_err(StartError::Refused)? {
+            return Ok((container.status(), false));
+        }
+        let container = self.launch(bundle, grant, archive.len(), &invocation.to_string()).await?;
+        if let Err(refusal) = self.functions.add(invocation, shutdown, Arc::clone(&container)) {
+            container.end(Bound::Shutdown);
+            return Err(StartError::Refused(refusal));
+        }
+        Ok((container.status(), true))
+    }
+
+    /// Starts a function for one call.
+    ///
+    /// # Errors
+    /// When it is not admitted, does not load, or the node fails.
+    pub async fn run(&self, archive: &[u8]) -> Result<Run, StartError> {
+        let (bundle, grant) = self.admit(archive)?;
+        let number = self.isolations.fetch_add(1, Ordering::Relaxed);
+        let container = self.launch(bundle, grant, archive.len(), &format!("run {number}")).await?;
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        runs.retain(|run| run.strong_count() > 0);
+        runs.push(Arc::downgrade(&container));
+        Ok(Run(container))
+    }
+
+    fn admit(&self, archive: &[u8]) -> Result<(Bundle, Grant), StartError> {
+        if self.stopping.is_cancelled() {
+            return Err(StartError::Refused(Refusal::Stopping));
+        }
+        let bundle = Bundle::unpack(archive).map_err(|error| StartError::Refused(Refusal::BadBundle(error.to_string())))?;
+        let grant = self.policy.admit(&bundle.manifest).map_err(StartError::Refused)?;
+        Ok((bundle, grant))
+    }
+
+    async fn launch(&self, bundle: Bundle, grant: Grant, bytes: usize, isolation: &str) -> Result<Arc<Container>, StartError> {
+        let room = self.room(bytes)?;
+        let image = self.images.get(grant.image()).ok_or(StartError::Trouble(Trouble::Late("an image that the policy offers")))?;
+        // Another process of the same tor may use the same words; the node's birth makes them its own.
+        let isolation = Isolation::new(&format!("function {:?} {isolation}", self.born));
+        Container::launch(bundle, grant, Arc::clone(image), Arc::clone(&self.host), isolation, room).await
+    }
+
+    fn room(&self, bytes: usize) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), StartError> {
+        let busy = |what, limit| StartError::Refused(Refusal::Busy { what, limit });
+        let one = Arc::clone(&self.room).try_acquire_owned().map_err(|_| busy("functions", self.policy.offers.functions.into()))?;
+        let units = u32::try_from(bytes.div_ceil(BUNDLE_UNIT)).unwrap_or(u32::MAX);
+        let memory = Arc::clone(&self.bundles).try_acquire_many_owned(units);
+        Ok((one, memory.map_err(|_| busy("bytes of bundles", self.config.limits.bundles.as_bytes()))?))
+    }
+
+    /// Waits until no session is open.
+    pub async fn quiet(&self) {
+        self.sessions.close();
+        self.sessions.wait().await;
+    }
+
+    /// Takes no new work, waits for what runs as long as the configuration says, and ends what is then left.
+    pub async fn stop(&self) {
+        self.stopping.cancel();
+        let runs: Vec<Arc<Container>> = self.runs.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(std::sync::Weak::upgrade).collect();
+        let all: Vec<Arc<Container>> = self.functions.all().into_iter().chain(runs).collect();
+        let quiet = async {
+            for container in &all {
+                container.quiet().await;
+            }
+        };
+        let _ = tokio::time::timeout(self.config.limits.stop.duration(), quiet).await;
+        for container in &all {
+            container.end(Bound::Stop);
+        }
+        for container in &all {
+            container.ended().await;
+        }
+    }
+}

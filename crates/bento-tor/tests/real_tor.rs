@@ -1,0 +1,96 @@
+//! With a real `tor` that stays off the network: the control port, cookies, onion service keys, starting and ending.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::time::Duration;
+
+use bento_tor::{
+    Auth, ControlAddr, ControlError, Controller, Isolation, Managed, ManagedError, OnionService, Setup, SocksError, Target, find_tor,
+};
+
+fn setup(data: &Path, lines: &[&str]) -> Setup {
+    let tor = find_tor().expect("this test needs `tor`: apt install tor");
+    let lines = ["DisableNetwork 1"].iter().chain(lines).map(|line| (*line).to_owned()).collect();
+    Setup { tor, data: data.to_owned(), lines, deadline: Duration::from_secs(30) }
+}
+
+#[tokio::test]
+async fn the_same_key_gives_the_same_address_and_stop_leaves_no_process() {
+    let directory = tempfile::tempdir().unwrap();
+    let port_file = directory.path().join("port");
+    let lines = ["ControlPort 127.0.0.1:auto", "CookieAuthentication 1", &format!("ControlPortWriteToFile {}", port_file.display())];
+    let tor = Managed::launch(&setup(&directory.path().join("data"), &lines)).await.unwrap();
+
+    let target = Target::Tcp(([127, 0, 0, 1], 8080).into());
+    let first = tor.control().add_onion(&OnionService::new(80, target.clone())).await.unwrap();
+    assert!(first.address.ends_with(".onion") && first.key.is_some());
+
+    // A second controller, as one of a Tor that is not ours: by its address and cookie.
+    let listeners = tor.control().get_info("net/listeners/control").await.unwrap();
+    let address = ControlAddr::Tcp(listeners.trim_matches('"').parse().unwrap());
+    let second = Controller::connect(&address, &Auth::Automatic).await.unwrap();
+    assert_eq!(second.get_info("version").await.unwrap(), tor.control().get_info("version").await.unwrap());
+    let service = OnionService { key: first.key.clone(), ..OnionService::new(80, target) };
+    assert!(matches!(second.add_onion(&service).await, Err(ControlError::Refused { code: 550, .. })));
+    tor.control().del_onion(&first.address).await.unwrap();
+    let again = second.add_onion(&service).await.unwrap();
+    assert_eq!(again, first);
+
+    // Its neighbours: the right way with a wrong cookie, and no cookie at all.
+    let wrong = directory.path().join("wrong");
+    std::fs::write(&wrong, [7; 32]).unwrap();
+    assert!(matches!(Controller::connect(&address, &Auth::CookieFile(wrong.clone())).await, Err(ControlError::Impostor)));
+    std::fs::write(&wrong, b"/etc/shadow has more").unwrap();
+    assert!(matches!(Controller::connect(&address, &Auth::CookieFile(wrong)).await, Err(ControlError::Cookie { .. })));
+    assert!(matches!(Controller::connect(&address, &Auth::None).await, Err(ControlError::Refused { .. })));
+
+    second.set_conf(&[("ContactInfo", Some("a \"b\" \\ c"))]).await.unwrap();
+    assert_eq!(second.get_conf("ContactInfo").await.unwrap(), ["a \"b\" \\ c"]);
+    assert!(!second.get_info("config-text").await.unwrap().is_empty());
+
+    let process = format!("/proc/{}", tor.pid());
+    assert!(Path::new(&process).exists());
+    tor.stop().await;
+    assert!(!Path::new(&process).exists());
+    second.closed().await;
+}
+
+#[tokio::test]
+async fn tor_ends_when_its_owner_goes_and_when_it_is_killed_that_is_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let tor = Managed::launch(&setup(directory.path(), &[])).await.unwrap();
+    let (exited, process) = (tor.exited(), format!("/proc/{}", tor.pid()));
+    drop(tor);
+    exited.await;
+    assert!(!Path::new(&process).exists());
+
+    let tor = Managed::launch(&setup(directory.path(), &[])).await.unwrap();
+    let mut events = tor.control().events(&["CIRC"]).await.unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(tor.pid() as i32).unwrap(), rustix::process::Signal::KILL).unwrap();
+    assert_eq!(tor.exited().await.signal(), Some(9));
+    assert!(matches!(events.next().await, Err(ControlError::Closed)));
+    assert!(matches!(tor.control().get_info("version").await, Err(ControlError::Closed)));
+}
+
+#[tokio::test]
+async fn a_start_that_fails_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = Setup { tor: "/nowhere/tor".into(), ..setup(directory.path(), &[]) };
+    assert!(matches!(Managed::launch(&missing).await, Err(ManagedError::NoTor)));
+
+    let error = Managed::launch(&setup(directory.path(), &["NoSuchOption 1"])).await.unwrap_err();
+    assert!(matches!(&error, ManagedError::Exited { .. }), "{error:?}");
+    assert!(error.to_string().contains("NoSuchOption"), "{error}");
+
+    let hasty = Setup { deadline: Duration::from_secs(2), ..setup(directory.path(), &[]) };
+    let mut heard = Vec::new();
+    let error = Managed::start(&hasty, |percent, phase| heard.push((percent, phase.to_owned()))).await.unwrap_err();
+    assert!(matches!(&error, ManagedError::NoBootstrap { reached, .. } if reached.percent == 0), "{error:?}");
+    assert_eq!(heard.first(), Some(&(0, "Starting".to_owned())));
+
+    // Its SOCKS port is closed while it is off the network.
+    let tor = Managed::launch(&setup(directory.path(), &[])).await.unwrap();
+    let isolation = Isolation::new("test");
+    let error = tor.socks().connect("site.example", 80, &isolation, Duration::from_secs(5)).await.unwrap_err();
+    assert!(matches!(error, SocksError::NoTor { .. }), "{error:?}");
+}

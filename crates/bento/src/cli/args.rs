@@ -1,0 +1,259 @@
+//! The command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use bento_proto::{Size, Span};
+use clap::{Parser, Subcommand, builder::styling};
+
+const EXAMPLES: &str = "\
+Examples:
+  bento nodes add anna pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd.onion
+  bento browse https://www.torproject.org
+  bento run anna functions/hello hello name=Ada
+
+Exit status: 0 done, 1 the function failed, 2 bad command line or input, 3 refused,
+4 evidence not accepted, 5 Tor unreachable, 6 node unreachable or broken off";
+
+const fn styles() -> styling::Styles {
+    styling::Styles::plain()
+}
+
+/// Use programmable middleboxes on the Tor network
+#[derive(Debug, Parser)]
+#[command(name = "bento", version, after_help = EXAMPLES, styles = styles(), max_term_width = 100)]
+#[command(propagate_version = true, subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) options: Options,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Options of every command")]
+pub(crate) struct Options {
+    /// Tor's SOCKS port: an address and port, or unix:PATH
+    #[arg(long, global = true, value_name = "ADDRESS", env = "BENTO_SOCKS", hide_env_values = true)]
+    pub(crate) socks: Option<String>,
+    /// Start a `tor` of its own with these further lines in its configuration
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "socks")]
+    pub(crate) torrc_lines: Option<PathBuf>,
+    /// The list of nodes [default: ~/.config/bento/nodes.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) nodes: Option<PathBuf>,
+    /// How long a node may be silent [default: 5 min]
+    #[arg(long, global = true, value_name = "TIME", value_parser = span)]
+    pub(crate) wait: Option<Duration>,
+    /// Print one JSON object
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Show each step as a plain line on stderr
+    #[arg(long, global = true)]
+    pub(crate) progress: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List the nodes, add one, remove one, or ask which can take a function
+    #[command(after_help = "Examples:\n  bento nodes\n  bento nodes --fit functions/browser\n  bento nodes add here 127.0.0.1:8030")]
+    Nodes(Nodes),
+    /// Show what a node allows
+    #[command(after_help = "Examples:\n  bento policy anna\n  bento policy anna --fit functions/browser")]
+    Policy(Policy),
+    /// Install a function on a node
+    #[command(after_help = "Examples:\n  bento install anna functions/hello\n  bento install anna functions/hello --name greeter")]
+    Install(Install),
+    /// Invoke a method of an installed function
+    #[command(after_help = "Examples:\n  bento invoke hello hello name=Ada\n  bento invoke echo echo --input letter.txt --output copy.txt")]
+    Invoke(Invoke),
+    /// Install a function, invoke it once and end it, in one round trip
+    #[command(after_help = "Examples:\n  bento run anna functions/hello hello name=Ada\n  bento run 127.0.0.1:8030 functions/echo echo --input -")]
+    Run(Run),
+    /// Show the functions that are installed, or one of them with its log
+    #[command(after_help = "Examples:\n  bento status\n  bento status hello")]
+    Status(Status),
+    /// End a function
+    #[command(after_help = "Examples:\n  bento shutdown hello\n  bento shutdown hello --forget")]
+    Shutdown(Shutdown),
+    /// Fetch a web page through a node, padded, as one HTML file
+    #[command(
+        after_help = "Examples:\n  bento browse https://www.torproject.org\n  bento browse example.org --node anna --bucket 500000 -o page.html\n  bento browse example.org --sizes 1000000,4000000 --warc page.warc"
+    )]
+    Browse(Browse),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Nodes {
+    #[command(subcommand)]
+    pub(crate) change: Option<NodesChange>,
+    /// Ask each node whether it can take the function in this directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) fit: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodesChange {
+    /// Add a node to the list
+    Add {
+        /// A name for it: lower-case letters, digits and hyphens
+        name: String,
+        /// Its address: an onion service, or a port of this machine
+        address: String,
+    },
+    /// Remove a node from the list
+    Remove {
+        /// Its name
+        name: String,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Policy {
+    /// A node of the list, or an address
+    pub(crate) node: String,
+    /// Compare it with the needs of the function in this directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) fit: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Install {
+    /// A node of the list, or an address
+    pub(crate) node: String,
+    /// The function's directory
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+    /// What to call it from now on [default: the name in its manifest]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Show the tokens: whoever sees them can use the function
+    #[arg(long)]
+    pub(crate) show_tokens: bool,
+}
+
+/// Arguments, input and output of an invocation.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Call {
+    /// The method
+    pub(crate) method: String,
+    /// Arguments of the method; a value is JSON if it can be read as such, else text
+    #[arg(value_name = "KEY=VALUE")]
+    pub(crate) pairs: Vec<String>,
+    /// Arguments of the method as one JSON object
+    #[arg(long, value_name = "JSON")]
+    pub(crate) arguments: Option<String>,
+    /// The file that is the method's input, - for stdin [default: no input]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+    /// Where the method's output goes, - for stdout [default: stdout]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Replace the output file if it is there
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Invoke {
+    /// The name of an installed function
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) call: Call,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Run {
+    /// A node of the list, or an address
+    pub(crate) node: String,
+    /// The function's directory
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+    #[command(flatten)]
+    pub(crate) call: Call,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Status {
+    /// The name of an installed function
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Shutdown {
+    /// The name of an installed function
+    pub(crate) name: String,
+    /// Forget its tokens without asking its node; it then runs to the end of its lifetime
+    #[arg(long)]
+    pub(crate) forget: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Browse {
+    /// The page's address; https:// is put before it if it has no scheme
+    pub(crate) url: String,
+    /// The node to use: one of the list, or an address [default: the first of the list that answers and can take it]
+    #[arg(long)]
+    pub(crate) node: Option<String>,
+    /// Pad the result to a multiple of this many bytes [default: 1000000]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, conflicts_with = "sizes")]
+    pub(crate) bucket: Option<u64>,
+    /// Pad the result to one of these sizes
+    #[arg(long, value_name = "BYTES,…", value_parser = bytes, value_delimiter = ',')]
+    pub(crate) sizes: Vec<u64>,
+    /// Keep the page's scripts
+    #[arg(long)]
+    pub(crate) scripts: bool,
+    /// Also write an archive of all that was fetched
+    #[arg(long, value_name = "FILE")]
+    pub(crate) warc: Option<PathBuf>,
+    /// Where the page goes, - for stdout [default: the host's name and .html]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Replace files that are there
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Use the function in this directory in place of the one that came with this program
+    #[arg(long, value_name = "DIR")]
+    pub(crate) function: Option<PathBuf>,
+}
+
+/// `"1000000"` or `"1 MiB"`.
+fn bytes(text: &str) -> Result<u64, String> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
+        return text.parse().map_err(|_| "this is too large to count".to_owned());
+    }
+    text.parse::<Size>().map(Size::as_bytes).map_err(|_| "give a number of bytes, or an amount such as `1 MiB`".to_owned())
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    match text.parse::<Span>() {
+        Ok(span) if span.as_millis() > 0 => Ok(span.duration()),
+        Ok(_) => Err("it must be more than nothing".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_command_has_examples() {
+        Args::command().debug_assert();
+        for command in Args::command().get_subcommands() {
+            assert!(command.get_after_help().is_some(), "{}", command.get_name());
+            assert!(!command.get_about().unwrap().to_string().ends_with('.'));
+        }
+    }
+
+    #[test]
+    fn amounts_are_bytes_with_or_without_a_unit() {
+        assert_eq!((bytes("1000000"), bytes("1 MiB")), (Ok(1_000_000), Ok(1 << 20)));
+        assert!(bytes("").is_err() && bytes("1 MB").is_err() && bytes("-1").is_err());
+        assert!(span("0 s").is_err() && span("5 min").is_ok());
+    }
+}

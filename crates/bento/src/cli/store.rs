@@ -1,0 +1,247 @@
+//! The functions this person has installed, and their tokens: `functions.json`.
+//!
+//! Read and written under a lock, so that two programs at once lose nothing; written whole or not at all. A file that cannot be read is
+//! never written over: the tokens in it may still be saved by hand.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions, TryLockError},
+    io,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use bento::{NodeAddress, Tokens};
+use bento_proto::{Size, Span};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    failure::Failure,
+    place::{check_private, make_private, write_whole},
+};
+
+/// How long another program may hold the file. It holds it for milliseconds.
+const LOCK_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Longest file that is read. A record has under 1 KiB.
+const BYTES_MAX: u64 = 16 << 20;
+
+/// The file.
+#[derive(Debug)]
+pub(crate) struct Store {
+    directory: PathBuf,
+}
+
+/// All functions by the names this person calls them.
+pub(crate) type Functions = BTreeMap<String, Record>;
+
+/// One installed function.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// Where.
+    node: String,
+    /// The name in its manifest.
+    pub(crate) function: String,
+    /// Its methods.
+    pub(crate) methods: Vec<String>,
+    invocation: String,
+    shutdown: String,
+    /// SHA-256 of its bundle, in hexadecimal: an install that was cut off goes on only with the same one.
+    pub(crate) bundle: String,
+    /// It cannot live longer,
+    pub(crate) lifetime: Span,
+    /// nor send more.
+    pub(crate) traffic: Size,
+    /// Was it sent to the node without an answer that it is installed?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) pending: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Content {
+    version: u32,
+    functions: Functions,
+}
+
+impl Record {
+    pub(crate) fn new(node: &NodeAddress, tokens: &Tokens, bundle: &bento_proto::bundle::Bundle, digest: String) -> Self {
+        let manifest = &bundle.manifest;
+        Self {
+            node: node.to_string(),
+            function: manifest.name.clone(),
+            methods: manifest.methods.clone(),
+            invocation: tokens.invocation.reveal(),
+            shutdown: tokens.shutdown.reveal(),
+            bundle: digest,
+            lifetime: manifest.needs.lifetime,
+            traffic: manifest.needs.traffic,
+            pending: true,
+        }
+    }
+
+    pub(crate) fn node(&self) -> Result<NodeAddress, Failure> {
+        self.node.parse().map_err(|error| Failure::input(format!("functions.json has a wrong address of a node: {error}")))
+    }
+
+    pub(crate) fn tokens(&self) -> Result<Tokens, Failure> {
+        let wrong = |error| Failure::input(format!("functions.json has a wrong token: {error}"));
+        Ok(Tokens { invocation: self.invocation.parse().map_err(wrong)?, shutdown: self.shutdown.parse().map_err(wrong)? })
+    }
+}
+
+impl Store {
+    pub(crate) fn in_directory(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.directory.join("functions.json")
+    }
+
+    /// All functions as they are now.
+    pub(crate) fn read(&self) -> Result<Functions, Failure> {
+        let path = self.file();
+        check_private(&self.directory, 0o700)?;
+        check_private(&path, 0o600)?;
+        let bytes = match fs::metadata(&path) {
+            Ok(found) if found.len() > BYTES_MAX => return Err(damaged(&path, "it is too long")),
+            Ok(_) => fs::read(&path).map_err(|error| Failure::file("reading", &path, &error))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Functions::new()),
+            Err(error) => return Err(Failure::file("reading", &path, &error)),
+        };
+        // The text of the error names line and column only; a token could be in its value.
+        let content: Content = serde_json::from_slice(&bytes)
+            .map_err(|error| damaged(&path, &format!("line {}, column {}", error.line(), error.column())))?;
+        if content.version != 1 {
+            return Err(damaged(&path, &format!("it is of version {}, and this program knows version 1", content.version)));
+        }
+        Ok(content.functions)
+    }
+
+    /// Changes the functions and writes them, with nobody in between. When `change` fails, nothing is written.
+    pub(crate) fn update<T>(&self, change: impl FnOnce(&mut Functions) -> Result<T, Failure>) -> Result<T, Failure> {
+        make_private(&self.directory)?;
+        let _lock = self.lock()?;
+        let mut functions = self.read()?;
+        let done = change(&mut functions)?;
+        let mut text = serde_json::to_vec_pretty(&Content { version: 1, functions }).map_err(|error| Failure::input(error.to_string()))?;
+        text.push(b'\n');
+        write_whole(&self.file(), &text, 0o600).map_err(|error| Failure::file("writing", &self.file(), &error))?;
+        Ok(done)
+    }
+
+    /// One function by its name.
+    pub(crate) fn find(&self, name: &str) -> Result<Record, Failure> {
+        let mut functions = self.read()?;
+        functions.remove(name).ok_or_else(|| {
+            Failure::input(format!("no function is installed under the name `{}`", bento::line(name)))
+                .with_hint("`bento status` lists those that are")
+        })
+    }
+
+    /// The lock is on a file of its own, since the other one is replaced when it is written.
+    fn lock(&self) -> Result<File, Failure> {
+        let path = self.directory.join("functions.lock");
+        let opened = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let file = opened.map_err(|error| Failure::file("opening", &path, &error))?;
+        let end = Instant::now() + LOCK_DEADLINE;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::WouldBlock) if Instant::now() < end => thread::sleep(Duration::from_millis(20)),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(Failure::input("another `bento` holds functions.json").with_hint("wait for it, or end it"));
+                }
+                Err(TryLockError::Error(error)) => return Err(Failure::file("locking", &path, &error)),
+            }
+        }
+    }
+}
+
+fn damaged(path: &Path, why: &str) -> Failure {
+    Failure::input(format!("{} cannot be read: {why}", path.display()))
+        .with_hint("repair it, or move it away: the tokens in it are the only way to its functions")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::in_directory(directory.path().join("bento"));
+        (directory, store)
+    }
+
+    fn record() -> Record {
+        let bundle = bento::Standard::Browser.bundle().unwrap();
+        Record::new(&"127.0.0.1:8030".parse().unwrap(), &Tokens::mint().unwrap(), &bundle, String::new())
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_and_for_this_user_alone() {
+        let (_directory, store) = store();
+        assert!(store.read().unwrap().is_empty());
+        let record = record();
+        store.update(|functions| Ok(functions.insert("a".into(), record.clone()))).unwrap();
+        assert_eq!(store.find("a").unwrap(), record);
+        assert_eq!(store.find("b").unwrap_err().status, 2);
+        assert_eq!((mode(&store.directory), mode(&store.file())), (0o700, 0o600));
+        assert!(record.tokens().is_ok() && record.node().is_ok());
+    }
+
+    #[test]
+    fn a_file_that_others_may_read_is_refused() {
+        let (_directory, store) = store();
+        store.update(|functions| Ok(functions.insert("a".into(), record()))).unwrap();
+        for (path, wide, right) in [(store.file(), 0o640, 0o600), (store.directory.clone(), 0o755, 0o700)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(wide)).unwrap();
+            let failure = store.update(|_| Ok(())).unwrap_err();
+            assert!(failure.hint.unwrap().contains("chmod"));
+            fs::set_permissions(&path, fs::Permissions::from_mode(right)).unwrap();
+            assert!(store.read().is_ok());
+        }
+    }
+
+    #[test]
+    fn a_damaged_file_is_told_and_stays_as_it_is() {
+        let (_directory, store) = store();
+        store.update(|functions| Ok(functions.insert("a".into(), record()))).unwrap();
+        let good = fs::read(store.file()).unwrap();
+        let later = String::from_utf8(good.clone()).unwrap().replace("\"version\": 1", "\"version\": 2").into_bytes();
+        for damage in [&good[..good.len() / 2], b"", b"{}", later.as_slice()] {
+            fs::write(store.file(), damage).unwrap();
+            let failure = store.update(|functions| Ok(functions.clear())).unwrap_err();
+            assert!(failure.text.contains("cannot be read") && !failure.text.contains("bento-invoke"), "{failure}");
+            assert_eq!(fs::read(store.file()).unwrap(), damage);
+        }
+    }
+
+    #[test]
+    fn many_at_once_lose_nothing() {
+        let (_directory, store) = store();
+        let record = record();
+        thread::scope(|scope| {
+            for thread in 0..8 {
+                let (store, record) = (&store, &record);
+                scope.spawn(move || {
+                    for index in 0..10 {
+                        store.update(|functions| Ok(functions.insert(format!("{thread}-{index}"), record.clone()))).unwrap();
+                        assert!(store.read().is_ok());
+                    }
+                });
+            }
+        });
+        assert_eq!(store.read().unwrap().len(), 80);
+        let left = fs::read_dir(&store.directory).unwrap().count();
+        assert_eq!(left, 2, "only the file and its lock are left");
+    }
+}

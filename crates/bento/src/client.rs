@@ -1,0 +1,313 @@
+//! One request after another, each on a stream of its own.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bento_proto::{
+    InvocationToken, ShutdownToken,
+    bundle::Bundle,
+    node::{Description, FunctionStatus},
+    token::Digest,
+};
+use bento_tor::{Isolation, Socks, SocksError};
+use bytes::Bytes;
+use hyper::{
+    Method, Request, Response,
+    body::Incoming,
+    client::conn::http1,
+    header::{self, HeaderValue},
+    http::request::Builder,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    Call, ClientError, Input, NodeAddress, Output, Tokens,
+    activity::{Activity, End},
+    body::RequestBody,
+    error, json,
+    tokens::random,
+};
+
+/// Longest head of an answer, in bytes. A node's own has under 1 KiB.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Most header fields of an answer.
+const HEAD_FIELDS_MAX: usize = 64;
+
+/// Pause before a stream that Tor could not open is tried again.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// Most tries to open a stream, all within [`Bounds::connect`].
+const TRIES_MAX: u32 = 4;
+
+/// How long the client waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// For a stream to the node. Tor may have to fetch a descriptor and build two circuits.
+    pub connect: Duration,
+    /// From the last byte sent to the first one of the answer. A function may compute before it writes.
+    pub answer: Duration,
+    /// For the next byte of an output.
+    pub idle: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(90), answer: Duration::from_secs(300), idle: Duration::from_secs(300) }
+    }
+}
+
+/// How far a request is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Stage {
+    /// A stream is being opened; the number of the try.
+    Connecting(u32),
+    /// The stream is there.
+    Connected,
+    /// The request is on its way.
+    Sent,
+    /// The node has begun to answer.
+    Answered,
+}
+
+/// Speaks to nodes. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    socks: Option<Socks>,
+    bounds: Bounds,
+    watch: Option<Arc<dyn Fn(Stage) + Send + Sync>>,
+}
+
+/// What came back: its head is there, its body arrives while it is read.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) response: Response<Incoming>,
+    pub(crate) activity: Arc<Activity>,
+    pub(crate) bounds: Bounds,
+    pub(crate) end: Option<End>,
+    /// Drives the stream; dropped, it closes it.
+    pub(crate) connection: AbortOnDropHandle<()>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Client").field("socks", &self.socks).field("bounds", &self.bounds).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A client that reaches nodes over this Tor, and nodes on this machine directly.
+    pub fn over(socks: Socks) -> Self {
+        Self { socks: Some(socks), bounds: Bounds::default(), watch: None }
+    }
+
+    /// A client without Tor: it reaches nodes on this machine only.
+    pub fn direct() -> Self {
+        Self { socks: None, bounds: Bounds::default(), watch: None }
+    }
+
+    /// With other bounds.
+    #[must_use]
+    pub fn with_bounds(mut self, bounds: Bounds) -> Self {
+        self.bounds = bounds;
+        self
+    }
+
+    /// Told how far each request is.
+    #[must_use]
+    pub fn watched(mut self, watch: impl Fn(Stage) + Send + Sync + 'static) -> Self {
+        self.watch = Some(Arc::new(watch));
+        self
+    }
+
+    /// What the node says of itself.
+    ///
+    /// # Errors
+    /// When the node cannot be reached or does not answer as one.
+    pub async fn describe(&self, node: &NodeAddress) -> Result<Description, ClientError> {
+        let request = start(Method::GET, "/v1/node", node);
+        let answer = self.send(request, None, Input::Empty, node, &alone()?, None).await?;
+        json::description(json::read(answer, "its description").await?)
+    }
+
+    /// The node's policy, as its operator wrote it.
+    ///
+    /// # Errors
+    /// When the node cannot be reached, or what it sends is no policy.
+    pub async fn policy(&self, node: &NodeAddress) -> Result<String, ClientError> {
+        let request = start(Method::GET, "/v1/policy", node);
+        let answer = json::good(self.send(request, None, Input::Empty, node, &alone()?, None).await?).await?;
+        let violation = |error: &dyn fmt::Display| ClientError::Violation(format!("its policy is none: {}", crate::line(&error.to_string())));
+        let text = String::from_utf8(json::bytes(answer).await?).map_err(|error| violation(&error))?;
+        bento_proto::Policy::parse(&text).map_err(|error| violation(&error))?;
+        Ok(crate::paragraph(&text))
+    }
+
+    /// Installs a function under tokens that were made, and best kept, before. The same again is answered the same.
+    ///
+    /// # Errors
+    /// When the node refuses it; [`ClientError::is_undecided`] when it may be installed nevertheless.
+    pub async fn install(&self, node: &NodeAddress, bundle: &Bundle, tokens: &Tokens) -> Result<FunctionStatus, ClientError> {
+        let (invocation, shutdown) = (tokens.invocation.digest(), tokens.shutdown.digest());
+        let request = start(Method::POST, "/v1/functions", node)
+            .header(header::CONTENT_TYPE, "application/x-tar")
+            .header("bento-invocation-digest", invocation.to_string())
+            .header("bento-shutdown-digest", shutdown.to_string());
+        let answer = self.send(request, Some(pack(bundle)?), Input::Empty, node, &function(node, invocation), None).await?;
+        Ok(json::status(json::read(answer, "the function's status").await?))
+    }
+
+    /// Invokes a method of an installed function.
+    ///
+    /// # Errors
+    /// When the node refuses, or the function ends without any output and does not return.
+    pub async fn invoke(&self, node: &NodeAddress, token: &InvocationToken, call: Call) -> Result<Output, ClientError> {
+        let request = start(Method::POST, &format!("/v1/invoke/{}", call.method()?), node)
+            .header(header::AUTHORIZATION, bearer(&token.reveal())?)
+            .header("bento-arguments", call.arguments()?);
+        self.call(request, None, call, node, &function(node, token.digest())).await
+    }
+
+    /// Installs a function, invokes it once and ends it, in one round trip.
+    ///
+    /// # Errors
+    /// As [`install`](Self::install) and [`invoke`](Self::invoke).
+    pub async fn run(&self, node: &NodeAddress, bundle: &Bundle, call: Call) -> Result<Output, ClientError> {
+        let archive = pack(bundle)?;
+        let request = start(Method::POST, &format!("/v1/run/{}", call.method()?), node)
+            .header("bento-bundle-length", archive.len())
+            .header("bento-arguments", call.arguments()?);
+        self.call(request, Some(archive), call, node, &alone()?).await
+    }
+
+    /// The state of an installed function.
+    ///
+    /// # Errors
+    /// When the node does not know the token.
+    pub async fn status(&self, node: &NodeAddress, token: &InvocationToken) -> Result<FunctionStatus, ClientError> {
+        let request = start(Method::GET, "/v1/function", node).header(header::AUTHORIZATION, bearer(&token.reveal())?);
+        let answer = self.send(request, None, Input::Empty, node, &function(node, token.digest()), None).await?;
+        Ok(json::status(json::read(answer, "the function's status").await?))
+    }
+
+    /// Ends a function.
+    ///
+    /// # Errors
+    /// When the node does not know the token.
+    pub async fn shutdown(&self, node: &NodeAddress, token: &ShutdownToken) -> Result<(), ClientError> {
+        let request = start(Method::DELETE, "/v1/function", node).header(header::AUTHORIZATION, bearer(&token.reveal())?);
+        json::good(self.send(request, None, Input::Empty, node, &function(node, token.digest()), None).await?).await?;
+        Ok(())
+    }
+
+    async fn call(
+        &self,
+        request: Builder,
+        first: Option<Bytes>,
+        call: Call,
+        node: &NodeAddress,
+        isolation: &Isolation,
+    ) -> Result<Output, ClientError> {
+        let request = request.header(header::TE, "trailers").header(header::CONNECTION, "te");
+        let answer = self.send(request, first, call.input, node, isolation, call.within).await?;
+        Output::new(json::good(answer).await?, call.output_max)
+    }
+
+    async fn send(
+        &self,
+        request: Builder,
+        first: Option<Bytes>,
+        input: Input,
+        node: &NodeAddress,
+        isolation: &Isolation,
+        within: Option<Duration>,
+    ) -> Result<Answer, ClientError> {
+        let end = within.map(End::after);
+        let stream = self.connect(node, isolation).await?;
+        self.tell(Stage::Connected);
+
+        let activity = Arc::new(Activity::new());
+        let body = RequestBody::new(first, input, Arc::clone(&activity));
+        let request = request.body(body).map_err(|error| ClientError::Request(error.to_string()))?;
+        let mut http = http1::Builder::new();
+        http.max_buf_size(HEAD_BYTES_MAX).max_headers(HEAD_FIELDS_MAX);
+        let (mut sender, connection) = http.handshake(TokioIo::new(stream)).await.map_err(|error| error::of_stream(&error))?;
+        let connection = AbortOnDropHandle::new(tokio::spawn(async move {
+            // Its errors come out of the response as well.
+            let _ = connection.await;
+        }));
+        self.tell(Stage::Sent);
+        let response = activity.wait(sender.send_request(request), "the answer's first byte", self.bounds.answer, end).await?;
+        let response = response.map_err(|error| activity.take_input_error().unwrap_or_else(|| error::of_stream(&error)))?;
+        activity.moved();
+        self.tell(Stage::Answered);
+        Ok(Answer { response, activity, bounds: self.bounds, end, connection })
+    }
+
+    async fn connect(&self, node: &NodeAddress, isolation: &Isolation) -> Result<Box<dyn Stream>, ClientError> {
+        let late = || ClientError::Late { what: "connecting", bound: self.bounds.connect };
+        if let Some(address) = node.loopback() {
+            self.tell(Stage::Connecting(1));
+            let stream = timeout(self.bounds.connect, TcpStream::connect(address)).await.map_err(|_| late())?;
+            let stream = stream.map_err(ClientError::NotThere)?;
+            stream.set_nodelay(true).map_err(ClientError::NotThere)?;
+            return Ok(Box::new(stream));
+        }
+        let (Some(socks), Some((host, port))) = (&self.socks, node.onion()) else { return Err(ClientError::NoTor) };
+        let end = Instant::now() + self.bounds.connect;
+        let mut tries = 1;
+        loop {
+            self.tell(Stage::Connecting(tries));
+            let left = end.saturating_duration_since(Instant::now());
+            match socks.connect(host, port, isolation, left).await {
+                Ok(stream) => return Ok(Box::new(stream)),
+                Err(SocksError::Deadline(_)) => return Err(late()),
+                // Nothing was sent yet, so trying again asks for nothing twice.
+                Err(error) if error.is_passing() && tries < TRIES_MAX && Instant::now() + AGAIN < end => sleep(AGAIN).await,
+                Err(error) => return Err(ClientError::Tor(error)),
+            }
+            tries += 1;
+        }
+    }
+
+    fn tell(&self, stage: Stage) {
+        if let Some(watch) = &self.watch {
+            watch(stage);
+        }
+    }
+}
+
+/// What HTTP runs over.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+fn start(method: Method, path: &str, node: &NodeAddress) -> Builder {
+    Request::builder().method(method).uri(path).header(header::HOST, node.to_string())
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, ClientError> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| ClientError::Request("the token cannot be sent".into()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn pack(bundle: &Bundle) -> Result<Bytes, ClientError> {
+    bundle.pack().map(Bytes::from).map_err(|error| ClientError::Request(format!("the function cannot be sent: {error}")))
+}
+
+/// All requests for one function share circuits, and no two functions do: a node cannot tell by a circuit that two of them are one
+/// client's. Made of the token's digest, which Tor and the node may know.
+fn function(node: &NodeAddress, digest: Digest) -> Isolation {
+    Isolation::new(&format!("bento function {digest} at {node}"))
+}
+
+/// A request that shares its circuits with no other.
+fn alone() -> Result<Isolation, ClientError> {
+    Ok(Isolation::new(&data_encoding::HEXLOWER.encode(&random()?)))
+}

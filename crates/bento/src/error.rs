@@ -1,0 +1,110 @@
+//! What can go wrong between a client and a node.
+
+use std::{io, time::Duration};
+
+use bento_proto::{Outcome, Problem};
+use bento_tor::SocksError;
+
+/// A request was not done. Tells apart whose doing that is: Tor's, the node's, the function's, or our own.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// The node is an onion service, and no Tor was given.
+    #[error("the node is an onion service, and there is no Tor to reach it")]
+    NoTor,
+    /// Tor opened no stream.
+    #[error("{0}")]
+    Tor(#[source] SocksError),
+    /// A node on this machine does not take connections.
+    #[error("nothing answers at the node's address")]
+    NotThere(#[source] io::Error),
+    /// The node will not do it.
+    #[error("the node refused: {}", .0.detail)]
+    Refused(Box<Problem>),
+    /// The function ended before it wrote anything.
+    #[error("the function {0}")]
+    Ended(Outcome),
+    /// The node failed, and says so.
+    #[error("the node failed: {0}")]
+    Trouble(String),
+    /// A wait reached its bound.
+    #[error("{what} took longer than {} s", .bound.as_secs_f32())]
+    Late {
+        /// What was waited for.
+        what: &'static str,
+        /// The bound.
+        bound: Duration,
+    },
+    /// The stream ended before what was said was whole.
+    #[error("the node broke off: {0}")]
+    Broken(String),
+    /// The node does not speak as a node does.
+    #[error("the node does not keep to the protocol: {0}")]
+    Violation(String),
+    /// What is to be sent cannot be.
+    #[error("{0}")]
+    Request(String),
+    /// Our own input could not be read.
+    #[error("reading the input")]
+    Input(#[source] io::Error),
+    /// The system has no random numbers.
+    #[error("the system gives no random numbers: {0}")]
+    Random(String),
+}
+
+impl ClientError {
+    /// What the person may try, in one line.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::NoTor => "start Tor, or say where its SOCKS port is",
+            Self::Tor(error) => error.hint(),
+            Self::NotThere(_) => "look at the address, and whether `bentod` runs there",
+            Self::Refused(problem) => match problem.code() {
+                "not-offered" => "`bento nodes --fit DIR` lists the nodes that can take it",
+                "unknown-token" => "it may have come to the end of its lifetime; `bento install` puts it there again",
+                "busy" | "stopping" => "try again later, or another node",
+                "unknown-method" => "the function's manifest names its methods",
+                "spent" => "install it again, or ask for more in its manifest",
+                "bad-bundle" | "unloadable" => "look at the function's files, then try again",
+                "token-in-use" => "install it under another name",
+                _ => "look at what the node says; its policy is shown by `bento policy NODE`",
+            },
+            Self::Ended(Outcome::Killed { .. }) => "its manifest may ask for more, up to what the node offers",
+            Self::Ended(_) => "look at the function's traceback",
+            Self::Trouble(_) => "try again later, or another node",
+            Self::Late { .. } => "try again, or allow more time with `--wait`",
+            Self::Broken(_) => "try again; if it stays so, try another node",
+            Self::Violation(_) => "look at the address, or try another node",
+            Self::Request(_) => "correct it and try again",
+            Self::Input(_) => "look whether the input can be read",
+            Self::Random(_) => "look at the system's random number generator",
+        }
+    }
+
+    /// Is it Tor itself that is missing, rather than the node behind it?
+    pub fn is_tor_unreachable(&self) -> bool {
+        match self {
+            Self::NoTor => true,
+            Self::Tor(error) => {
+                matches!(error, SocksError::NoTor { .. } | SocksError::Broken(_) | SocksError::Protocol(_) | SocksError::Unsupported)
+            }
+            _ => false,
+        }
+    }
+
+    /// May the node have done what was asked, though its answer did not arrive?
+    pub fn is_undecided(&self) -> bool {
+        matches!(self, Self::Late { .. } | Self::Broken(_) | Self::Violation(_) | Self::Trouble(_))
+    }
+}
+
+/// What an error of the HTTP stream means.
+pub(crate) fn of_stream(error: &hyper::Error) -> ClientError {
+    // Only hyper's own words, which are fixed, so that nothing of the node's gets into the text.
+    let text = error.to_string();
+    if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
+        return ClientError::Violation(text);
+    }
+    let reason = std::error::Error::source(error).map(|source| format!("{text}: {source}"));
+    ClientError::Broken(crate::text::line(&reason.unwrap_or(text)))
+}

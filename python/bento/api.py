@@ -1,0 +1,238 @@
+"""What a function is given as its first argument, and the errors it may meet.
+
+The same class serves in the jail and in `bento.testing`: from outside it needs a stream and a way to ask the node. Frames and
+descriptors are `bento.runtime`'s; how networking libraries get here is `bento.net`'s.
+
+`_socket` and `_thread` are built into the interpreter and cost nothing at start. `socket` would cost 7 ms of every cold start and
+`threading` 4 ms; so they are imported when a function first needs them.
+"""
+
+import _socket
+import _thread
+import errno
+import io
+import time
+
+from bento.frames import clean
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    Ask = Callable[..., "Call"]
+    """`ask(name, arguments, notify=None)` sends a call to the node and returns it at once."""
+
+CHUNK_BYTES = 65_536
+"""How much of a stream is read at once."""
+
+LOG_CHARACTERS_MAX = 1_000
+"""Longest line of the log; what is longer is cut."""
+
+
+class Refused(PermissionError):
+    """The grant does not cover what was asked."""
+
+
+class Unreachable(ConnectionError):
+    """The other side could not be reached."""
+
+
+class NameNotFound(_socket.gaierror):
+    """There is no such name."""
+
+
+class Timeout(TimeoutError):
+    """It took too long."""
+
+
+class Busy(OSError):
+    """Too much of this at once; later it may succeed."""
+
+
+class BadCall(OSError):
+    """The node does not know such a call, or not with such arguments."""
+
+
+# All are `OSError`s with a number, so that libraries treat them as they would a failed connection.
+_KINDS = {
+    "refused": (Refused, errno.EACCES),
+    "unreachable": (Unreachable, errno.EHOSTUNREACH),
+    "resolve": (NameNotFound, _socket.EAI_NONAME),
+    "timeout": (Timeout, errno.ETIMEDOUT),
+    "busy": (Busy, errno.EBUSY),
+    "bad-call": (BadCall, errno.EINVAL),
+}
+
+
+def trouble(kind: str, text: str) -> OSError:
+    """The exception for an answer's error."""
+    exception, number = _KINDS.get(kind, (BadCall, errno.EINVAL))
+    return exception(number, text)
+
+
+class Call:
+    """One call to the node, and its answer once it is there."""
+
+    __slots__ = ("_abandoned", "_answered", "_error", "_notify", "_stream", "_value")
+
+    def __init__(self, notify: "Callable[[], object] | None" = None) -> None:
+        self._answered = _thread.allocate_lock()
+        self._answered.acquire()
+        self._notify = notify
+        self._abandoned = False
+        self._error: dict | None = None
+        self._stream: "_socket.socket | None" = None
+        self._value: object = None
+
+    def answer(self, value: object, error: dict | None, stream: "_socket.socket | None") -> None:
+        """Takes the answer; called once."""
+        self._value, self._error, self._stream = value, error, stream
+        self._answered.release()
+        if self._abandoned and stream is not None:
+            stream.close()
+        if self._notify is not None:
+            self._notify()
+
+    def answered(self) -> bool:
+        """Whether `result` would return at once."""
+        return not self._answered.locked()
+
+    def result(self, timeout: float | None = None) -> "tuple[object, _socket.socket | None]":
+        """Waits for the answer: its value and its stream; raises what the node said."""
+        # Without a timeout the wait still ends: the node answers every call, and if it closes, the whole process ends.
+        wait = -1 if timeout is None else max(0, min(timeout, _thread.TIMEOUT_MAX))
+        if not self._answered.acquire(True, wait):
+            self._abandoned = True
+            # The answer may have come between the two lines above; then it is taken after all.
+            if not self._answered.acquire(False):
+                raise Timeout(errno.ETIMEDOUT, "the node did not answer in time")
+        self._answered.release()
+        if self._error is not None:
+            raise trouble(str(self._error.get("kind")), str(self._error.get("text")))
+        return self._value, self._stream
+
+
+class Output(io.RawIOBase):
+    """The invocation's output: a binary file to write to, unbuffered."""
+
+    def __init__(self, stream: "_socket.socket", ask: "Ask") -> None:
+        self._stream = stream
+        self._ask = ask
+        self._length: int | None = None
+        self._written = 0
+        self._turn = _thread.allocate_lock()
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def fileno(self) -> int:
+        """The stream's descriptor, for `select`."""
+        return self._stream.fileno()
+
+    def length(self, count: int) -> None:
+        """Declares the exact length of the output, before its first byte. The client then sees a `Content-Length`."""
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise ValueError("the length of the output must be a whole number of bytes")
+        with self._turn:
+            if self._written or self._length is not None:
+                raise ValueError("the length of the output is declared once, before its first byte")
+            self._ask("output.length", {"bytes": count}).result()
+            self._length = count
+
+    def write(self, data: "bytes | bytearray | memoryview") -> int:
+        """Writes all of the data; waits while the client is slower."""
+        if self.closed:
+            raise ValueError("the output is closed")
+        with memoryview(data) as view, view.cast("B") as octets, self._turn:
+            count = octets.nbytes
+            if self._length is not None and self._written + count > self._length:
+                raise ValueError(f"this would exceed the declared length of {self._length} bytes")
+            self._written += count
+            self._stream.sendall(octets)
+        return count
+
+    def close(self) -> None:
+        """Ends the output; the method may go on."""
+        if not self.closed:
+            super().close()
+            try:
+                self._stream.shutdown(_socket.SHUT_WR)
+            except OSError:
+                pass  # The client has left, or the invocation has ended: either way it is closed.
+
+
+class _Source(io.RawIOBase):
+    """The reading half of a stream as a raw file."""
+
+    def __init__(self, stream: "_socket.socket") -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:
+        return self._stream.recv_into(buffer)
+
+
+class Input(io.BufferedReader):
+    """The invocation's input: a buffered binary file to read from. Iterating gives chunks as they arrive, not lines."""
+
+    def __init__(self, stream: "_socket.socket") -> None:
+        super().__init__(_Source(stream), CHUNK_BYTES)
+
+    def __iter__(self) -> "Input":
+        return self
+
+    def __next__(self) -> bytes:
+        chunk = self.read1(CHUNK_BYTES)
+        if not chunk:
+            raise StopIteration
+        return chunk
+
+
+class Api:
+    """What an invocation may do."""
+
+    output: Output
+    """The invocation's output."""
+
+    def __init__(self, stream: "_socket.socket", ask: "Ask", seconds: float) -> None:
+        self._stream = stream
+        self._ask = ask
+        self._end = time.monotonic() + seconds
+        self._input: Input | None = None
+        self.output = Output(stream, ask)
+
+    @property
+    def input(self) -> Input:
+        """The invocation's input."""
+        if self._input is None:
+            # Made when first asked for: most functions read no input, and its buffer takes 64 KiB.
+            self._input = Input(self._stream)
+        return self._input
+
+    def connect(self, host: str, port: int, timeout: float | None = None) -> "socket.socket":
+        """Connects to a host and port through the node: a real, connected socket. The timeout also becomes the socket's."""
+        import socket
+
+        from bento import net
+
+        arguments = {"host": net.name(host), "port": port}
+        return net.connected(socket, self._ask("net.connect", arguments), host, timeout)
+
+    def log(self, text: object) -> None:
+        """Adds lines to the log that the client can read. Never fails: a line that cannot be kept is dropped."""
+        for line in str(text).splitlines():
+            try:
+                self._ask("log", {"text": clean(line, LOG_CHARACTERS_MAX)}).result()
+            except OSError:
+                return
+
+    def time_left(self) -> float:
+        """Seconds left of the container's life, never below zero."""
+        return max(0.0, self._end - time.monotonic())

@@ -1,0 +1,180 @@
+"""`FakeApi`: tests a function without a node.
+
+It has the manners of the real one (the same `Output`, `Input` and `net`), and keeps no bounds of memory, time or traffic.
+"""
+
+import _socket
+import contextlib
+import io
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from bento import net
+from bento.api import Api, Call
+
+Destination = tuple[str, int | str]
+"""Host and port; where destinations are allowed, `"*"` stands for any."""
+
+Handler = Callable[[socket.socket], object]
+"""Plays a server: gets its end of the connection, which is closed when it returns."""
+
+CONNECT_SECONDS_MAX = 30.0
+"""Longest wait for a real connection."""
+
+_plain_socket = socket.socket
+
+
+class FakeApi(Api):
+    """An `Api` in memory.
+
+    `input`: what the method reads, in one piece or as chunks that arrive one by one.
+    `hosts`: who answers: for `(host, port)` a function that plays the server, or the address of a real one. Other destinations are
+    connected to as they are.
+    `allow`: the destinations that the grant covers; all, if it is not given.
+    `logs` has the lines that the method logged; `connections` the destinations that it asked for.
+    """
+
+    def __init__(
+        self,
+        input: bytes | Iterable[bytes] = b"",
+        *,
+        hosts: Mapping[Destination, Handler | tuple[str, int]] | None = None,
+        allow: Iterable[Destination] | None = None,
+        seconds: float = 3600.0,
+    ) -> None:
+        self._memory = _Memory([input] if isinstance(input, bytes) else input)
+        self._hosts = dict(hosts or {})
+        self._allow = None if allow is None else set(allow)
+        self.logs: list[str] = []
+        self.connections: list[Destination] = []
+        self.declared: int | None = None
+        super().__init__(self._memory, self._answer, seconds)
+
+    @property
+    def written(self) -> bytes:
+        """The output so far."""
+        return bytes(self._memory.written)
+
+    def run(self, method: Callable[..., object], **arguments: object) -> bytes:
+        """Runs a method as a node would and returns its output; what it prints is logged, and its connections go through this."""
+        printed = io.StringIO()
+        try:
+            with self.network(), contextlib.redirect_stdout(printed):
+                method(self, **arguments)
+        finally:
+            self.log(printed.getvalue())
+        if self.declared is not None and self.declared != len(self.written):
+            raise AssertionError(f"it declared {self.declared} bytes of output and wrote {len(self.written)}")
+        return self.written
+
+    def connect(self, host: str, port: int, timeout: float | None = None) -> socket.socket:
+        """Connects as `hosts` and `allow` say."""
+        with self.network():
+            return super().connect(host, port, timeout)
+
+    @contextlib.contextmanager
+    def network(self) -> Iterator["FakeApi"]:
+        """Within it, all that uses `socket` (`urllib`, `requests`, `asyncio`, …) connects through this, in the whole process."""
+        before = net.install(socket, lambda: self._answer)
+        try:
+            yield self
+        finally:
+            for name, value in before.items():
+                setattr(socket, name, value)
+
+    def _answer(self, name: str, arguments: dict, notify: Callable[[], object] | None = None) -> Call:
+        value: object = None
+        error: dict | None = None
+        stream: _socket.socket | None = None
+        if name == "log":
+            self.logs.append(arguments["text"])
+        elif name == "output.length":
+            self.declared = arguments["bytes"]
+        elif name == "net.connect":
+            try:
+                value, stream = self._connect(arguments["host"], arguments["port"])
+            except _Failure as failure:
+                error = {"kind": failure.kind, "text": str(failure)}
+        else:
+            error = {"kind": "bad-call", "text": f"there is no call {name}"}
+        call = Call(notify)
+        call.answer(value, error, stream)
+        return call
+
+    def _connect(self, host: str, port: int) -> tuple[dict, _socket.socket]:
+        self.connections.append((host, port))
+        if not isinstance(port, int) or not 0 < port < 65_536:
+            raise _Failure("bad-call", "a port is a number from 1 to 65535")
+        if self._allow is not None and not self._allow & {(host, port), (host, "*"), ("*", port), ("*", "*")}:
+            raise _Failure("refused", f"the grant does not cover {host}:{port}")
+        target = self._hosts.get((host, port), (host, port))
+        if callable(target):
+            near, far = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+            threading.Thread(target=_serve, args=(target, far.detach()), daemon=True).start()
+            # An address set aside for documentation.
+            return {"address": "192.0.2.1", "port": port}, near
+        return _connect_really(*target)
+
+
+class _Failure(Exception):
+    """An answer's error."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+class _Memory:
+    """Both halves of an invocation's stream."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._chunk = b""
+        self.written = bytearray()
+
+    def recv_into(self, buffer: memoryview) -> int:
+        while not self._chunk:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._chunk = chunk
+        count = min(len(buffer), len(self._chunk))
+        buffer[:count] = self._chunk[:count]
+        self._chunk = self._chunk[count:]
+        return count
+
+    def sendall(self, data: memoryview) -> None:
+        self.written += data
+
+    def shutdown(self, how: int) -> None:
+        pass
+
+    def fileno(self) -> int:
+        raise OSError("a FakeApi's input and output have no descriptor")
+
+
+def _serve(handler: Handler, descriptor: int) -> None:
+    with _plain_socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, descriptor) as stream:
+        handler(stream)
+
+
+def _connect_really(host: str, port: int) -> tuple[dict, _socket.socket]:
+    try:
+        found = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)
+    except OSError as error:
+        raise _Failure("resolve", f"there is no host {host}") from error
+    trouble: OSError | None = None
+    for family, kind, protocol, _, address in found:
+        stream = _socket.socket(family, kind, protocol)
+        stream.settimeout(CONNECT_SECONDS_MAX)
+        try:
+            stream.connect(address)
+        except OSError as error:
+            stream.close()
+            trouble = error
+        else:
+            stream.settimeout(None)
+            return {"address": address[0], "port": address[1]}, stream
+    kind = "timeout" if isinstance(trouble, TimeoutError) else "unreachable"
+    raise _Failure(kind, f"{host}:{port} could not be reached") from trouble

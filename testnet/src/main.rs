@@ -1,0 +1,148 @@
+//! The program `testnet`: brings the private network up until it is told to end.
+#![forbid(unsafe_code)]
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use serde_json::json;
+use testnet::{Network, Trouble, default_directory, prepare};
+use tokio::io::AsyncReadExt;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Run a private Tor network on loopback
+#[derive(Debug, Parser)]
+#[command(version, after_help = "Examples:\n  testnet prepare\n  testnet up --name site.example=127.61.0.1 --certificate site.example")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Bring the network up and keep it until SIGINT or SIGTERM
+    Up {
+        /// Where keys and state are kept [default: ~/.cache/bento/testnet]
+        #[arg(long)]
+        dir: Option<PathBuf>,
+        /// End as well when standard input closes
+        #[arg(long)]
+        until_stdin_closes: bool,
+        /// Give a name its address, as the exits resolve it
+        #[arg(long, value_name = "NAME=ADDRESS", value_parser = name)]
+        name: Vec<(String, Ipv4Addr)>,
+        /// Make a server certificate for names and addresses
+        #[arg(long, value_name = "NAME,...")]
+        certificate: Vec<String>,
+    },
+    /// Make the keys of the network, so that the first start is faster
+    Prepare {
+        /// Where keys and state are kept [default: ~/.cache/bento/testnet]
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+}
+
+fn name(text: &str) -> Result<(String, Ipv4Addr), String> {
+    let (name, address) = text.split_once('=').ok_or("it is not of the form NAME=ADDRESS")?;
+    let address = address.parse().map_err(|_| format!("{address} is not an IPv4 address"))?;
+    Ok((name.to_owned(), address))
+}
+
+fn main() -> ExitCode {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tell(&format!("Error: starting: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let done = runtime.block_on(run(Arguments::parse().task));
+    // A read of standard input may be under way, and would hold up an ordinary end of the runtime.
+    runtime.shutdown_background();
+    let Err(trouble) = done else { return ExitCode::SUCCESS };
+    let mut text = format!("Error: {trouble}");
+    let mut cause = std::error::Error::source(&trouble);
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    tell(&format!("{text}\nHint: {}", trouble.hint()));
+    ExitCode::FAILURE
+}
+
+async fn run(task: Task) -> Result<(), Trouble> {
+    match task {
+        Task::Up { dir, until_stdin_closes, name, certificate } => {
+            up(dir.unwrap_or_else(default_directory), until_stdin_closes, name, certificate).await
+        }
+        Task::Prepare { dir } => prepare(&dir.unwrap_or_else(default_directory), tell).await,
+    }
+}
+
+/// Progress and errors go to standard error: standard output carries one line for programs.
+fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+async fn up(
+    directory: PathBuf,
+    until_stdin_closes: bool,
+    names: Vec<(String, Ipv4Addr)>,
+    certificates: Vec<String>,
+) -> Result<(), Trouble> {
+    let told = told_to_end(until_stdin_closes)?;
+    tokio::pin!(told);
+    // Dropping a network that is only half up kills what runs of it.
+    let network = tokio::select! {
+        network = Network::up(&directory, tell) => network?,
+        () = &mut told => return Ok(()),
+    };
+    for (name, address) in names {
+        network.names().set(&name, &[address]);
+    }
+    let ca = network.ca()?;
+    let mut servers = Vec::new();
+    for list in certificates {
+        let (addresses, names): (Vec<&str>, Vec<&str>) = list.split(',').partition(|word| word.parse::<IpAddr>().is_ok());
+        let addresses: Vec<IpAddr> = addresses.iter().filter_map(|word| word.parse().ok()).collect();
+        let server = ca.server(&names, &addresses)?;
+        servers.push(json!({ "names": list, "certificate": server.certificate, "key": server.key }));
+    }
+    let ready = json!({
+        "socks": network.client_socks().to_string(),
+        "torrc": network.torrc_file()?,
+        "ca": ca.file(),
+        "dns": network.names().address().to_string(),
+        "servers": servers,
+        "relays": network.relays(),
+    });
+    // Whoever reads may have gone; then the signal or the closed input tells us.
+    let _ = writeln!(std::io::stdout(), "{ready}");
+    tell("the network is up");
+    told.await;
+    network.down().await;
+    Ok(())
+}
+
+/// Completes when this program is to end.
+fn told_to_end(until_stdin_closes: bool) -> Result<impl Future<Output = ()>, Trouble> {
+    let listen = |kind| signal(kind).map_err(|source| Trouble::System { doing: "listening to signals".into(), source });
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let closed = async move {
+        if !until_stdin_closes {
+            return std::future::pending().await;
+        }
+        let (mut stdin, mut bytes) = (tokio::io::stdin(), [0; 256]);
+        while let Ok(1..) = stdin.read(&mut bytes).await {}
+    };
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            () = closed => {}
+        }
+    })
+}

@@ -1,0 +1,76 @@
+//! Onion services: made over the control port, reached from another Tor.
+
+use std::time::Duration;
+
+use bento_tor::{Isolation, OnionService, SocksError, Target};
+use tokio::time::{Instant, sleep};
+
+use crate::world::{Case, Outcome, STREAM_DEADLINE, Web, World, case, fetch};
+
+pub(crate) const CASES: &[Case] = &[
+    case!("an_onion_service_is_reached_and_keeps_its_address_with_its_key", round_trip),
+    case!("an_onion_service_that_is_not_there_is_told", missing),
+];
+
+/// How long a new onion service may take to be reachable: its descriptor must be published first.
+const PUBLISHED_DEADLINE: Duration = Duration::from_secs(60);
+
+async fn round_trip(world: &World) -> Outcome {
+    let web = Web::start("127.0.0.1:0", "by onion service").await?;
+    let host = world.client("onion-host").await?;
+    let mut service = OnionService::new(80, Target::Tcp(web.address));
+    let mut events = host.control().events(&["HS_DESC"]).await?;
+    let onion = host.control().add_onion(&service).await?;
+    let uploaded = async {
+        loop {
+            if events.next().await?.words().next() == Some("UPLOADED") {
+                return Ok::<_, bento_tor::ControlError>(());
+            }
+        }
+    };
+    tokio::time::timeout(PUBLISHED_DEADLINE, uploaded).await??;
+
+    let end = Instant::now() + PUBLISHED_DEADLINE;
+    let body = loop {
+        match fetch(&world.socks(), &onion.address, 80, "onion").await {
+            // One directory has the descriptor; the client may have asked another one.
+            Err(SocksError::OnionNotFound) if Instant::now() < end => sleep(Duration::from_millis(200)).await,
+            other => break other?,
+        }
+    };
+    assert_eq!(body, "by onion service");
+
+    // The same key after the host was stopped: the same address, reachable again.
+    host.stop().await;
+    let host = world.client("onion-host").await?;
+    service.key = onion.key.clone();
+    assert_eq!(host.control().add_onion(&service).await?.address, onion.address);
+    let end = Instant::now() + PUBLISHED_DEADLINE;
+    let body = loop {
+        match fetch(&world.socks(), &onion.address, 80, "onion").await {
+            Err(error) if error.is_passing() && Instant::now() < end => sleep(Duration::from_millis(200)).await,
+            other => break other?,
+        }
+    };
+    assert_eq!(body, "by onion service");
+    Ok(())
+}
+
+async fn missing(world: &World) -> Outcome {
+    // A well-formed address of a service that nobody runs: made and forgotten.
+    let control = world.network.daemon("client1").ok_or("no client")?.control();
+    let onion = control.add_onion(&OnionService::new(80, Target::Tcp(([127, 0, 0, 1], 9).into()))).await?;
+    control.del_onion(&onion.address).await?;
+    let isolation = Isolation::new("missing-onion");
+    // Its descriptor may have been uploaded before it was deleted; then nobody answers at the introduction points.
+    let error = world.socks().connect(&onion.address, 80, &isolation, STREAM_DEADLINE).await.expect_err("nothing may answer");
+    let told = matches!(
+        error,
+        SocksError::OnionNotFound | SocksError::IntroductionFailed | SocksError::IntroductionTimedOut | SocksError::Deadline(_)
+    );
+    assert!(told, "{error:?}");
+
+    let error = world.socks().connect("abc.onion", 80, &isolation, STREAM_DEADLINE).await.expect_err("nothing may answer");
+    assert!(matches!(error, SocksError::BadOnionAddress), "{error:?}");
+    Ok(())
+}

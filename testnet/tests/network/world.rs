@@ -1,0 +1,129 @@
+//! What all cases share: the runtime, the network, and helpers.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bento_tor::{Isolation, Managed, Setup, Socks, SocksError, Stream, find_tor};
+use libtest_mimic::Failed;
+use tempfile::TempDir;
+use testnet::{Network, default_directory};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+
+/// Longest a case may take. Each waits for Tor a few times.
+const CASE_DEADLINE: Duration = Duration::from_secs(120);
+
+/// Longest one stream may take to open.
+pub(crate) const STREAM_DEADLINE: Duration = Duration::from_secs(30);
+
+pub(crate) type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+pub(crate) type Running<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
+pub(crate) type Case = (&'static str, fn(&World) -> Running<'_>);
+
+/// Writes a case: `case!("a sentence", function)`, where the function is `async fn function(world: &World) -> Outcome`.
+macro_rules! case {
+    ($sentence:literal, $function:path) => {
+        ($sentence, |world| Box::pin($function(world)))
+    };
+}
+pub(crate) use case;
+
+pub(crate) struct World {
+    runtime: Runtime,
+    pub(crate) network: Network,
+    /// A directory for the cases, gone at the end.
+    pub(crate) scratch: TempDir,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let runtime = Runtime::new().expect("a runtime");
+        let directory = std::env::var_os("BENTO_TESTNET").map_or_else(default_directory, Into::into);
+        let network = runtime.block_on(Network::up(&directory, |line| eprintln!("testnet: {line}"))).expect("a network");
+        Self { runtime, network, scratch: tempfile::tempdir().expect("a directory") }
+    }
+
+    pub(crate) fn run(&self, case: fn(&World) -> Running<'_>) -> Result<(), Failed> {
+        let ended = self.runtime.block_on(async { tokio::time::timeout(CASE_DEADLINE, case(self)).await });
+        ended.map_err(|_| Failed::from("it did not end in time"))?.map_err(|error| Failed::from(chain(&*error)))
+    }
+
+    pub(crate) fn end(self) {
+        self.runtime.block_on(self.network.down());
+    }
+
+    /// The client's SOCKS port.
+    pub(crate) fn socks(&self) -> Socks {
+        self.network.socks()
+    }
+
+    /// Starts a further client of this network with a directory of its own.
+    pub(crate) async fn client(&self, name: &str) -> Result<Managed, Box<dyn std::error::Error + Send + Sync>> {
+        let tor = find_tor().ok_or("no tor")?;
+        let setup = Setup { lines: self.network.torrc_lines(), ..Setup::new(tor, self.scratch.path().join(name)) };
+        Ok(Managed::start(&setup, |_, _| {}).await?)
+    }
+}
+
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = format!("{error} ({error:?})");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// A small HTTP server that answers every request with its text.
+pub(crate) struct Web {
+    pub(crate) address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Web {
+    pub(crate) async fn start(address: &str, text: &'static str) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let task = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut request = [0; 4096];
+                    let _ = stream.read(&mut request).await;
+                    let length = text.len();
+                    let reply = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{text}");
+                    let _ = stream.write_all(reply.as_bytes()).await;
+                    let _ = stream.shutdown().await;
+                });
+            }
+        });
+        Ok(Self { address, task })
+    }
+}
+
+impl Drop for Web {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Fetches `/` and gives the body.
+pub(crate) async fn fetch(socks: &Socks, host: &str, port: u16, isolation: &str) -> Result<String, SocksError> {
+    let mut stream = socks.connect(host, port, &Isolation::new(isolation), STREAM_DEADLINE).await?;
+    get(&mut stream, host).await.map_err(SocksError::Broken)
+}
+
+/// Speaks one HTTP exchange over a stream.
+pub(crate) async fn get(stream: &mut Stream, host: &str) -> std::io::Result<String> {
+    let exchange = async {
+        stream.write_all(format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).await?;
+        Ok(reply.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+    };
+    tokio::time::timeout(STREAM_DEADLINE, exchange).await?
+}
