@@ -165,8 +165,8 @@ def draw(scene: str, width: int, height: int, target: Path) -> None:
     with tempfile.TemporaryDirectory() as place:
         page = Path(place) / "scene.html"
         page.write_text(f'<style>*{{margin:0}}</style><svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">{scene}</svg>')
-        subprocess.run([*CHROMIUM, f"--user-data-dir={place}/profile", f"--window-size={width},{height}", f"--screenshot={target}", str(page)], check=True, capture_output=True)
-    subprocess.run(["convert", target, "-seed", "7", "-attenuate", "0.12", "+noise", "Gaussian", "-modulate", "100,88", target], check=True)
+        subprocess.run([*CHROMIUM, f"--user-data-dir={place}/profile", f"--window-size={width},{max(height, 400)}", f"--screenshot={target}", str(page)], check=True, capture_output=True)
+    subprocess.run(["convert", target, "-crop", f"{width}x{height}+0+0", "+repage", "-seed", "7", "-attenuate", "0.12", "+noise", "Gaussian", "-modulate", "100,88", target], check=True)
 
 
 def encode(source: Path, name: str, *options: str) -> None:
@@ -187,15 +187,17 @@ def photographs(work: Path) -> None:
     }
     for name, (scene, width, height) in scenes.items():
         draw(scene, width, height, work / f"{name}.png")
-    encode(work / "lighthouse.png", "lighthouse-1200.jpg", "-quality", "76")
-    encode(work / "lighthouse.png", "lighthouse-600.jpg", "-resize", "600x", "-quality", "74")
-    encode(work / "harbour.png", "harbour.webp", "-quality", "72")
-    encode(work / "harbour.png", "harbour.jpg", "-quality", "70")
-    encode(work / "town.png", "town.avif", "-quality", "50")
-    encode(work / "town.png", "town.jpg", "-quality", "70")
+    encode(work / "lighthouse.png", "lighthouse-1200.jpg", "-quality", "93")
+    encode(work / "lighthouse.png", "lighthouse-600.jpg", "-resize", "600x", "-quality", "86")
+    encode(work / "harbour.png", "harbour.webp", "-quality", "94")
+    encode(work / "harbour.png", "harbour.jpg", "-quality", "86")
+    encode(work / "town.png", "town.avif", "-quality", "75")
+    encode(work / "town.png", "town.jpg", "-quality", "86")
     for name in ("mountains", "orchard", "railway", "type"):
-        encode(work / f"{name}.png", f"{name}.jpg", "-resize", "720x", "-quality", "72", "-interlace", "Plane")
-    encode(work / "loop.png", "loop.png", "-resize", "300x300", "-dither", "None", "-colors", "32", "-define", "png:compression-level=9")
+        encode(work / f"{name}.png", f"{name}.jpg", "-resize", "720x", "-quality", "93", "-interlace", "Plane")
+    for number, name in enumerate(("harbour", "orchard", "railway", "mountains", "town", "type"), 1):
+        encode(work / f"{name}.png", f"thumb-{number}.jpg", "-gravity", "center", "-crop", "60%x60%+0+0", "-resize", "160x100^", "-quality", "88")
+    encode(work / "loop.png", "loop.png", "-resize", "440x440", "-dither", "None", "-colors", "32", "-define", "png:compression-level=9")
 
 
 def small_images(work: Path) -> None:

@@ -138,18 +138,26 @@ impl Bundle {
     /// # Errors
     /// When it is too large to travel.
     pub fn pack(&self) -> Result<Vec<u8>, BundleError> {
-        let damaged = |error: std::io::Error| BundleError::Archive(error.to_string());
-        let mut builder = tar::Builder::new(Vec::new());
-        for (name, content) in &self.files {
-            let mut header = tar::Header::new_ustar();
-            header.set_size(content.len() as u64);
-            header.set_mode(0o644);
-            header.set_mtime(0);
-            builder.append_data(&mut header, name, content.as_slice()).map_err(damaged)?;
-        }
-        let archive = builder.into_inner().map_err(damaged)?;
-        if archive.len() > BUNDLE_BYTES_MAX { Err(BundleError::TooLarge) } else { Ok(archive) }
+        pack(self.files.iter().map(|(name, content)| (name.as_str(), content.as_slice())))
     }
+}
+
+/// Writes an archive of these files without looking at what they are.
+///
+/// # Errors
+/// When it is too large to travel.
+pub fn pack<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<Vec<u8>, BundleError> {
+    let damaged = |error: std::io::Error| BundleError::Archive(error.to_string());
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, content) in files {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        header.set_mtime(0);
+        builder.append_data(&mut header, name, content).map_err(damaged)?;
+    }
+    let archive = builder.into_inner().map_err(damaged)?;
+    if archive.len() > BUNDLE_BYTES_MAX { Err(BundleError::TooLarge) } else { Ok(archive) }
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ pub enum Refusal {
     #[error("the function's manifest does not ask for the call `{0}`")]
     Call(String),
     /// The function's grant or the node's policy does not accept the destination. The address is the function's own affair, and not told.
-    #[error("neither manifest nor policy may be passed: connections to this destination at port {port} are not accepted")]
+    #[error("manifest and policy do not both accept a connection there, at port {port}")]
     Destination {
         /// The port.
         port: u16,

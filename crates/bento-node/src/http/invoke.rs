@@ -143,6 +143,8 @@ enum Event {
 struct Output {
     stream: OwnedReadHalf,
     outcome: oneshot::Receiver<Outcome>,
+    /// The outcome, when it came before the end of the stream.
+    ended: Option<Outcome>,
     length: Arc<std::sync::OnceLock<u64>>,
     container: Arc<Container>,
     buffer: BytesMut,
@@ -163,6 +165,7 @@ impl Output {
         Self {
             stream,
             outcome: invocation.outcome,
+            ended: None,
             length: invocation.length,
             container,
             buffer: BytesMut::new(),
@@ -178,30 +181,48 @@ impl Output {
         self.buffer.reserve(CHUNK_BYTES);
         let mut limited = (&mut self.stream).take(CHUNK_BYTES as u64);
         let read = loop {
-            match timeout(self.pulse.left(self.idle), limited.read_buf(&mut self.buffer)).await {
-                Ok(read) => break read,
-                Err(_) if self.pulse.left(self.idle).is_zero() => return Event::End(Outcome::Killed { bound: Bound::Idle }),
-                // Input came meanwhile, so the session is not idle.
-                Err(_) => {}
+            if self.ended.is_some() {
+                // What it wrote is here by now. A stream that something in the function keeps open does not keep the invocation.
+                break limited.get_ref().try_read_buf(&mut self.buffer);
+            }
+            tokio::select! {
+                biased;
+                read = limited.read_buf(&mut self.buffer) => break read,
+                outcome = &mut self.outcome => self.ended = Some(told(outcome)),
+                () = tokio::time::sleep(self.pulse.left(self.idle)) => {
+                    // Input may have come meanwhile; then the session is not idle.
+                    if self.pulse.left(self.idle).is_zero() {
+                        return Event::End(Outcome::Killed { bound: Bound::Idle });
+                    }
+                }
             }
         };
         self.pulse.beat();
         match read {
-            Ok(bytes) if bytes > 0 && self.container.meter.take(bytes).is_ok() => Event::Data(self.buffer.split().freeze()),
-            // The end of the stream, or of the traffic that was granted: how it ended says the container.
+            Ok(bytes) if bytes > 0 => match self.container.meter.take(bytes) {
+                Ok(()) => Event::Data(self.buffer.split().freeze()),
+                // Whatever the method says: this output is not delivered.
+                Err(_) => Event::End(Outcome::Killed { bound: Bound::Traffic }),
+            },
             _ => Event::End(self.end().await),
         }
     }
 
     async fn end(&mut self) -> Outcome {
-        let outcome = match timeout(self.idle, &mut self.outcome).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Outcome::Failed { error: "the function's process ended".into(), traceback: String::new() },
-            Err(_) => return Outcome::Killed { bound: Bound::Idle },
+        let outcome = match self.ended.take() {
+            Some(outcome) => outcome,
+            None => match timeout(self.idle, &mut self.outcome).await {
+                Ok(outcome) => told(outcome),
+                Err(_) => return Outcome::Killed { bound: Bound::Idle },
+            },
         };
         self.unfinished = None;
         outcome
     }
+}
+
+fn told(outcome: Result<Outcome, oneshot::error::RecvError>) -> Outcome {
+    outcome.unwrap_or_else(|_| Outcome::Failed { error: "the function's process ended".into(), traceback: String::new() })
 }
 
 impl Drop for Output {

@@ -33,8 +33,8 @@ pub(crate) struct Args {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct Options {
-    /// Tor's SOCKS port: an address and port, or unix:PATH
-    #[arg(long, global = true, value_name = "ADDRESS", env = "BENTO_SOCKS", hide_env_values = true)]
+    /// Tor's SOCKS port: an address and port, or unix:PATH [default: BENTO_SOCKS, else a Tor that runs here, else one of its own]
+    #[arg(long, global = true, value_name = "ADDRESS")]
     pub(crate) socks: Option<String>,
     /// Start a `tor` of its own with these further lines in its configuration
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "socks")]

@@ -3,9 +3,10 @@
 //! Works with descriptors of mounts that are in no tree yet, so that no step depends on a path that somebody else can change, and nothing is
 //! visible half made. Needs Linux 5.12.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use bento_jail::{Opening, SCRATCH, Spec};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
@@ -52,17 +53,15 @@ pub(crate) fn put_up(spec: &Spec, trees: Vec<Tree<'_>>) -> Result<(), Refusal> {
     let root = tmpfs(ROOT_BYTES, ROOT_INODES, "0755", sealed).wall(WALL, "making the root")?;
     // Over the present root: that directory exists on every machine.
     attach(&root, CWD, Path::new("/")).wall(WALL, "placing the root")?;
+    let mut root = Root { mount: root, made: BTreeSet::new() };
     for tree in trees {
-        let inside = relative(&tree.opening.inside);
-        let doing = tree.opening.inside.display();
-        make_place(&root, inside, tree.is_directory).wall(WALL, format_args!("making a place for {doing}"))?;
-        attach(&tree.mount, &root, inside).wall(WALL, format_args!("opening {doing}"))?;
+        let inside = &tree.opening.inside;
+        root.place(&tree.mount, relative(inside), tree.is_directory).wall(WALL, format_args!("opening {}", inside.display()))?;
     }
-    make_place(&root, Path::new("dev/null"), false).and_then(|()| attach(&null, &root, Path::new("dev/null"))).wall(WALL, "/dev/null")?;
-
+    root.place(&null, Path::new("dev/null"), false).wall(WALL, "/dev/null")?;
     let scratch = tmpfs(spec.scratch.bytes, spec.scratch.inodes, "0700", sealed).wall(WALL, "making the scratch")?;
-    let inside = relative(Path::new(SCRATCH));
-    make_place(&root, inside, true).and_then(|()| attach(&scratch, &root, inside)).wall(WALL, "placing the scratch")?;
+    root.place(&scratch, relative(Path::new(SCRATCH)), true).wall(WALL, "placing the scratch")?;
+    let root = root.mount;
 
     // With both names the same, the old root ends up on top of the new one, from where it is taken away.
     rustix::process::fchdir(&root).wall(WALL, "entering the root")?;
@@ -91,22 +90,27 @@ fn attach(mount: &OwnedFd, directory: impl AsFd, path: &Path) -> io::Result<()> 
     Ok(rustix::mount::move_mount(mount, "", directory, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
 
-/// Makes a directory or an empty file to mount on, and the directories above it.
-fn make_place(root: &OwnedFd, path: &Path, is_directory: bool) -> io::Result<()> {
-    let file = if is_directory { None } else { path.file_name().map(|_| path) };
-    let directories = if is_directory { Some(path) } else { path.parent() };
-    let mut whole = std::path::PathBuf::new();
-    for part in directories.into_iter().flat_map(Path::components) {
-        whole.push(part);
-        match rustix::fs::mkdirat(root, &whole, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => (),
-            Err(error) => return Err(error.into()),
+/// The new root, and which directories it has: asking it each time costs a system call for each part of each path.
+struct Root {
+    mount: OwnedFd,
+    made: BTreeSet<PathBuf>,
+}
+
+impl Root {
+    /// Makes a directory or an empty file to mount on, with the directories above it, and mounts there.
+    fn place(&mut self, mount: &OwnedFd, path: &Path, is_directory: bool) -> io::Result<()> {
+        let directory = if is_directory { Some(path) } else { path.parent() };
+        let missing: Vec<_> = directory.into_iter().flat_map(Path::ancestors).take_while(|path| !self.made.contains(*path)).collect();
+        // From the top down.
+        for path in missing.into_iter().rev().filter(|path| !path.as_os_str().is_empty()) {
+            rustix::fs::mkdirat(&self.mount, path, Mode::from_raw_mode(0o755))?;
+            self.made.insert(path.to_owned());
         }
+        if !is_directory {
+            rustix::fs::openat(&self.mount, path, OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC, Mode::from_raw_mode(0o444))?;
+        }
+        attach(mount, &self.mount, path)
     }
-    if let Some(file) = file {
-        rustix::fs::openat(root, file, OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC, Mode::from_raw_mode(0o444))?;
-    }
-    Ok(())
 }
 
 /// The path below the root. A spec holds absolute paths only.

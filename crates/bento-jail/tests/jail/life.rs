@@ -1,0 +1,101 @@
+//! Beginning and end: a jail outlives neither its keeper nor whoever reads the reports.
+
+use std::os::fd::AsFd;
+
+use bento_jail::Report;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::{Jail, spec};
+
+const SLEEP: &str = "say('up'); import time; time.sleep(60)";
+
+#[track_caller]
+fn sleeper() -> Jail {
+    let jail = Jail::start(&spec(SLEEP));
+    assert_eq!(jail.hear().as_deref(), Some("up"));
+    jail
+}
+
+#[test]
+fn its_exit_status_is_reported() {
+    let (_, end) = Jail::start(&spec("sys.exit(7)")).finish();
+    assert!(matches!(end, Report::Ended { exit: Some(7), signal: None, out_of_cpu: false, .. }), "{end:?}");
+}
+
+#[test]
+fn a_crash_is_reported() {
+    let (_, end) = Jail::start(&spec("import ctypes; ctypes.string_at(8)")).finish();
+    assert!(matches!(end, Report::Ended { exit: None, signal: Some(11), out_of_cpu: false, .. }), "{end:?}");
+}
+
+#[test]
+fn it_dies_with_its_keeper() {
+    let mut jail = sleeper();
+    jail.keeper.kill().unwrap();
+    assert!(jail.is_gone());
+    assert_eq!(jail.hear(), None);
+}
+
+#[test]
+fn it_ends_when_nobody_reads_the_reports() {
+    let mut jail = sleeper();
+    drop(jail.reports.take());
+    assert!(jail.is_gone());
+    assert!(jail.keeper.wait().unwrap().success());
+}
+
+#[test]
+fn its_keeper_ends_when_nobody_reads_the_reports_before_the_spec_comes() {
+    let (_ours, theirs) = rustix::net::socketpair(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::SEQPACKET,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .unwrap();
+    let mut keeper = std::process::Command::new(crate::harness::program())
+        .stdin(theirs)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    drop(keeper.stdout.take());
+    assert_eq!(keeper.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn it_has_a_session_and_a_process_group_of_its_own() {
+    let jail = sleeper();
+    let pid = Pid::from_raw(jail.pid as i32).unwrap();
+    let keeper = Pid::from_child(&jail.keeper);
+    let ours = rustix::process::getsid(None).unwrap();
+    assert_eq!(rustix::process::getsid(Some(pid)).unwrap(), pid);
+    assert_eq!(rustix::process::getpgid(Some(pid)).unwrap(), pid);
+    assert_eq!(rustix::process::getsid(Some(keeper)).unwrap(), keeper);
+    assert_ne!(keeper, ours);
+}
+
+#[test]
+fn its_keeper_has_let_go_of_the_socket() {
+    let jail = sleeper();
+    kill_process(Pid::from_child(&jail.keeper), Signal::STOP).unwrap();
+    kill_process(Pid::from_raw(jail.pid as i32).unwrap(), Signal::KILL).unwrap();
+    // The end of the function is the end of the socket, even while the keeper does nothing.
+    assert_eq!(jail.hear(), None);
+}
+
+#[test]
+fn its_socket_closing_is_seen_inside() {
+    let jail = &mut Jail::start(&spec("say('up'); api.recv(1); sys.exit(3)"));
+    assert_eq!(jail.hear().as_deref(), Some("up"));
+    rustix::net::shutdown(jail.socket.as_fd(), rustix::net::Shutdown::Both).unwrap();
+    assert!(matches!(jail.report(), Report::Ended { exit: Some(3), .. }));
+}
+
+/// The whole command line and environment can be read by others on the machine: there is nothing of the spec in the keeper's.
+#[test]
+fn the_keepers_command_line_holds_nothing() {
+    let jail = sleeper();
+    let line = std::fs::read(format!("/proc/{}/cmdline", jail.keeper.id())).unwrap();
+    assert_eq!(line.iter().filter(|byte| **byte == 0).count(), 1);
+}

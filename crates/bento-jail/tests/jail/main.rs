@@ -1,0 +1,14 @@
+//! What a function in a jail can and cannot do. Each act is tried in a jail of its own, by Python, with a watchdog outside; each forbidden act has
+//! an allowed one beside it.
+//!
+//! All of it is run as the present user, and if that is root once more as an ordinary one.
+
+mod bounds;
+mod calls;
+mod files;
+mod harness;
+mod life;
+mod network;
+mod ordinary;
+mod python;
+mod spec;

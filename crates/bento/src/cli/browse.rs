@@ -1,0 +1,276 @@
+//! `bento browse`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use bento::{Browse, Kind, NodeAddress, Page, Sizes, Standard};
+use bento_proto::bundle::Bundle;
+use serde_json::json;
+
+use super::{
+    args, ask,
+    context::{Context, function},
+    failure::{FUNCTION, Failure, NODE, REFUSED},
+    sink::Sink,
+};
+
+/// Most numbers that are tried for a page's file.
+const NUMBERS_MAX: u32 = 10_000;
+
+/// Missing resources that are named one by one.
+const MISSING_SHOWN: usize = 5;
+
+/// Fetches a page through a node and writes it to a file.
+pub(crate) async fn run(context: &Context, args: args::Browse) -> Result<(), Failure> {
+    let url = address(&args.url)?;
+    let to_stdout = args.output.as_deref() == Some(Path::new("-"));
+    if context.options.json && to_stdout {
+        return Err(Failure::input("with `--json` stdout is for the JSON object").with_hint("give a file for the page: `-o FILE`"));
+    }
+    if args.warc.as_deref() == Some(Path::new("-")) {
+        return Err(Failure::input("the archive goes to a file").with_hint("for example `--warc page.warc`"));
+    }
+    let bundle = match &args.function {
+        Some(directory) => function(directory)?,
+        None => Standard::Browser.bundle().map_err(|error| Failure::input(format!("the browser that came with this program: {error}")))?,
+    };
+    let wrong = |error: bento::SizesError| Failure::input(error.to_string()).with_hint("for example `--bucket 1000000`");
+    let sizes = match args.bucket {
+        Some(bucket) => Sizes::bucket(bucket).map_err(wrong)?,
+        None if args.sizes.is_empty() => Sizes::default(),
+        None => Sizes::one_of(args.sizes.clone()).map_err(wrong)?,
+    };
+    // Before anything is asked of anybody: a file that is in the way is told at once.
+    let chosen = args.output.clone().map_or_else(|| free(&host(&url)), Ok)?;
+    let mut sink = Sink::open(Some(&chosen), args.force).await?;
+    let mut archive = match &args.warc {
+        Some(path) => Some(Sink::open(Some(path), args.force).await?),
+        None => None,
+    };
+
+    let (name, node) = match &args.node {
+        Some(node) => context.node(node)?,
+        None => pick(context, &bundle).await?,
+    };
+    let browse = Browse { url, sizes, scripts: args.scripts, warc: archive.is_some() };
+    let client = context.client(&node).await?;
+    let mut begun = false;
+    let fetched = browse.fetch(&client, &node, &bundle, |bytes, total| {
+        if !std::mem::replace(&mut begun, true) {
+            context.show.step(&format!("{name} ran {}; {total} bytes come", bundle.manifest.name));
+        }
+        context.show.received(bytes, Some(total));
+    });
+    let page = fetched.await.map_err(|error| Failure::about(error, &bundle.manifest.name, args.function.as_deref()))?;
+    context.show.step(&format!("received {} bytes, of which {} are padding", page.received, page.padding));
+
+    if let Kind::Error(reason) = &page.kind {
+        report(context, &page, &name, &node, None, None)?;
+        return Err(Failure::new(FUNCTION, format!("the page could not be fetched: {reason}")).with_hint("look at the address, or try another node"));
+    }
+    sink.write(&page.html).await?;
+    let file = finish(sink, args.output.is_some(), &browse.url, &page.html).await?;
+    let warc = match archive.take() {
+        Some(mut sink) => {
+            sink.write(&page.warc).await?;
+            sink.finish().await?
+        }
+        None => None,
+    };
+    report(context, &page, &name, &node, file, warc)
+}
+
+/// Gives the page its name. When somebody has taken the one that was free, it takes the next.
+async fn finish(sink: Sink, given: bool, url: &str, html: &[u8]) -> Result<Option<PathBuf>, Failure> {
+    let Sink::File { ref path, .. } = sink else { return sink.finish().await };
+    let taken = !given && path.exists();
+    if !taken {
+        return sink.finish().await;
+    }
+    let mut next = Sink::open(Some(&free(&host(url))?), false).await?;
+    next.write(html).await?;
+    next.finish().await
+}
+
+fn report(
+    context: &Context,
+    page: &Page,
+    name: &str,
+    node: &NodeAddress,
+    file: Option<PathBuf>,
+    warc: Option<PathBuf>,
+) -> Result<(), Failure> {
+    let error = match &page.kind {
+        Kind::Page => None,
+        Kind::Error(reason) => Some(reason),
+    };
+    let json = json!({
+        "outcome": if error.is_none() { "page" } else { "error" },
+        "error": error,
+        "file": file.as_deref().map(Path::display).map(|path| path.to_string()),
+        "warc": warc.as_deref().map(Path::display).map(|path| path.to_string()),
+        "url": page.url,
+        "status": page.status,
+        "title": page.title,
+        "node": {"name": name, "address": node.to_string()},
+        "received": page.received,
+        "padding": page.padding,
+        "html": page.html.len(),
+        "fetched": page.fetched,
+        "bytes": page.bytes,
+        "missing": page.missing,
+    });
+    // A page on stdout leaves no room for words, and a page that did not come is told as an error.
+    let Some(file) = file.filter(|_| !context.options.json) else {
+        return if context.options.json { context.say("", &json) } else { Ok(()) };
+    };
+    let mut text = format!("{}\n", if page.title.is_empty() { "(without a title)" } else { &page.title });
+    if page.status >= 400 {
+        text.push_str(&format!("The site answered with HTTP status {}.\n", page.status));
+    }
+    text.push_str(&format!("{} resources with {} bytes, packed into {}\n", page.fetched, page.bytes, file.display()));
+    if let Some(warc) = warc {
+        text.push_str(&format!("The archive is in {}\n", warc.display()));
+    }
+    if !page.missing.is_empty() {
+        text.push_str(&format!("Missing: {}\n", page.missing.len()));
+        for one in page.missing.iter().take(MISSING_SHOWN) {
+            text.push_str(&format!("  {}: {}\n", clip(&one.url), one.reason));
+        }
+    }
+    context.say(&text, &json)
+}
+
+fn clip(text: &str) -> String {
+    if text.chars().count() > 80 { text.chars().take(79).chain(['…']).collect() } else { text.to_owned() }
+}
+
+/// The first node of the list that answers and can take the function.
+async fn pick(context: &Context, bundle: &Bundle) -> Result<(String, NodeAddress), Failure> {
+    let nodes = context.nodes()?.filled()?;
+    let (count, function) = (nodes.len(), &bundle.manifest.name);
+    context.show.now(&format!("asking {count} nodes for their policy"));
+    let mut questions = ask::start(context, nodes).await;
+    let (mut refusals, mut silent) = (Vec::new(), Vec::new());
+    while let Some(answer) = questions.join_next().await {
+        let Ok((_, asked)) = answer else { continue };
+        let told = match asked.told {
+            Ok(told) => told,
+            Err(failure) => {
+                context.show.step(&format!("{}: {}", asked.name, failure.text));
+                silent.push((asked.name, failure));
+                continue;
+            }
+        };
+        match told.policy.compare(&bundle.manifest).into_iter().find(|line| !line.fits) {
+            None => {
+                context.show.step(&format!("{} answered, and its policy covers what {function} needs", asked.name));
+                return Ok((asked.name, asked.address));
+            }
+            Some(line) => {
+                let why = bento::line(&format!("{function} needs {} of {}, and it offers {}", line.needs, line.key, line.offers));
+                context.show.step(&format!("{} would refuse: {why}", asked.name));
+                refusals.push((asked.name, why));
+            }
+        }
+    }
+    // One node's own words say more than a count.
+    if let Some((name, why)) = refusals.into_iter().next() {
+        let text = if count == 1 { format!("{name} would refuse: {why}") } else { format!("no node of the list can take {function}; {name}: {why}") };
+        return Err(Failure::new(REFUSED, text).with_hint("add nodes with `bento nodes add`; `bento policy NODE` shows what one allows"));
+    }
+    match silent.into_iter().next() {
+        Some((name, failure)) => Err(Failure { text: format!("no node of the list answers; {name}: {}", failure.text), ..failure }),
+        None => Err(Failure::new(NODE, "no node of the list answers").with_hint("try again, or look at their addresses")),
+    }
+}
+
+/// The page's address with a scheme.
+fn address(given: &str) -> Result<String, Failure> {
+    let wrong = |text: &str| Err(Failure::input(text).with_hint("for example `bento browse https://www.torproject.org`"));
+    if given.chars().any(|letter| letter.is_whitespace() || letter.is_control()) {
+        return wrong("the page's address has a space or a control character in it");
+    }
+    let lower = given.to_ascii_lowercase();
+    let url = match given.split_once("://") {
+        Some(_) if lower.starts_with("http://") || lower.starts_with("https://") => given.to_owned(),
+        Some((scheme, _)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte)) => {
+            return wrong("only pages at http:// and https:// can be fetched");
+        }
+        _ => format!("https://{given}"),
+    };
+    if host(&url).is_empty() {
+        return wrong("the page's address names no host");
+    }
+    Ok(url)
+}
+
+/// The host's name in the address that was given, as far as it can be part of a file's name.
+fn host(url: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let bare = match host.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    let safe = |letter: char| if letter.is_alphanumeric() || letter == '-' || letter == '.' { letter } else { '-' };
+    let name: String = bare.chars().map(safe).take(60).collect();
+    name.trim_matches(['.', '-']).to_lowercase()
+}
+
+/// `HOST.html`, or with the first number that is free.
+fn free(host: &str) -> Result<PathBuf, Failure> {
+    let numbered = (2..NUMBERS_MAX).map(|number| format!("{host}-{number}.html"));
+    let mut names = std::iter::once(format!("{host}.html")).chain(numbered).map(PathBuf::from);
+    let found = names.find(|path| fs::symlink_metadata(path).is_err());
+    found.ok_or_else(|| Failure::input("there are very many pages of this host here").with_hint("give a name with `-o FILE`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_address_gets_a_scheme_and_other_schemes_are_refused() {
+        for (given, url) in [
+            ("example.org", "https://example.org"),
+            ("http://example.org/a?b#c", "http://example.org/a?b#c"),
+            ("HTTPS://example.org", "HTTPS://example.org"),
+            ("example.org:8443/x", "https://example.org:8443/x"),
+            ("example.org/?next=http://other.example", "https://example.org/?next=http://other.example"),
+        ] {
+            assert_eq!(address(given).unwrap(), url);
+        }
+        for wrong in ["", "ftp://example.org", "file:///etc/passwd", "https://", "https:///x", "a b", "https://example.org/\n", "about://x"] {
+            assert_eq!(address(wrong).unwrap_err().status, 2, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_named_after_the_host_alone() {
+        for (url, name) in [
+            ("https://www.Example.org:443/a/../b", "www.example.org"),
+            ("https://user:word@example.org", "example.org"),
+            ("https://[2001:db8::1]:80/", "2001-db8--1"),
+            ("https://../../etc/passwd", ""),
+            ("https://.hidden.example", "hidden.example"),
+            ("https://example.org\\@other.example/", "example.org"),
+        ] {
+            assert_eq!(host(url), name, "{url}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_address_leads_to_a_file_elsewhere(text in ".{0,80}") {
+            let name = host(&text);
+            prop_assert!(!name.contains(['/', '\\', '\0']) && !name.starts_with('.') && !name.starts_with('-'));
+            let _ = address(&text);
+        }
+    }
+}

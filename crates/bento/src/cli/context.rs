@@ -1,0 +1,138 @@
+//! What every command needs: options, the list of nodes, the functions, a way to nodes.
+
+use std::{
+    io::{self, Write as _},
+    path::Path,
+    sync::Arc,
+};
+
+use bento::{Bounds, Client, NodeAddress, Stage, read_bundle};
+use bento_proto::bundle::Bundle;
+use bento_tor::Socks;
+use serde_json::Value;
+use tokio::sync::Mutex;
+
+use super::{
+    args::Options,
+    failure::Failure,
+    nodes::NodeList,
+    place,
+    show::Show,
+    store::Store,
+    tor::{self, Running},
+};
+
+/// What every command needs.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) options: Options,
+    pub(crate) show: Arc<Show>,
+    /// The way into the Tor network, once it was needed; or why there is none.
+    tor: Mutex<Option<Result<Way, Failure>>>,
+}
+
+#[derive(Debug)]
+struct Way {
+    socks: Socks,
+    running: Option<Running>,
+}
+
+impl Context {
+    pub(crate) fn new(options: Options) -> Self {
+        let show = Arc::new(Show::new(options.progress));
+        Self { options, show, tor: Mutex::new(None) }
+    }
+
+    /// Ends what was started.
+    pub(crate) async fn close(&self) {
+        self.show.clear();
+        if let Some(Ok(Way { running: Some(running), .. })) = self.tor.lock().await.take() {
+            running.stop().await;
+        }
+    }
+
+    /// The list of nodes.
+    pub(crate) fn nodes(&self) -> Result<NodeList, Failure> {
+        let path = match &self.options.nodes {
+            Some(path) => path.clone(),
+            None => place::config()?.join("nodes.toml"),
+        };
+        Ok(NodeList::at(path))
+    }
+
+    /// A node by its name in the list, or by its address. The name is what to call it.
+    pub(crate) fn node(&self, text: &str) -> Result<(String, NodeAddress), Failure> {
+        // Names have neither of the two, and every address has one.
+        if text.contains(['.', ':']) {
+            let address: NodeAddress = text.parse().map_err(|error: bento::AddressError| {
+                Failure::input(error.to_string()).with_hint("copy the address again, or use a name of the list (`bento nodes`)")
+            })?;
+            return Ok((address.to_string(), address));
+        }
+        let list = self.nodes()?.read()?;
+        match list.into_iter().find(|(name, _)| name == text) {
+            Some(found) => Ok(found),
+            None => Err(Failure::input(format!("there is no node `{}` in the list", bento::line(text)))
+                .with_hint("`bento nodes` shows the list, `bento nodes add NAME ADDRESS` adds one")),
+        }
+    }
+
+    /// The functions that are installed.
+    pub(crate) fn store(&self) -> Result<Store, Failure> {
+        Ok(Store::in_directory(place::data()?))
+    }
+
+    /// The bounds of a request that may take long.
+    pub(crate) fn bounds(&self) -> Bounds {
+        let usual = Bounds::default();
+        match self.options.wait {
+            Some(wait) => Bounds { connect: usual.connect.min(wait), answer: wait, idle: wait },
+            None => usual,
+        }
+    }
+
+    /// A client that can reach this node, and tells on the terminal how far its requests are.
+    pub(crate) async fn client(&self, node: &NodeAddress) -> Result<Client, Failure> {
+        let show = Arc::clone(&self.show);
+        Ok(self.quiet_client(node).await?.watched(move |stage| match stage {
+            Stage::Connecting(1) => show.now("connecting to the node"),
+            Stage::Connecting(again) => show.now(&format!("connecting to the node, try {again}")),
+            Stage::Connected => show.now("connected"),
+            Stage::Sent => show.now("sent; waiting for the answer"),
+            Stage::Answered => show.now("the node answers"),
+        }))
+    }
+
+    /// A client that can reach this node and tells nothing.
+    pub(crate) async fn quiet_client(&self, node: &NodeAddress) -> Result<Client, Failure> {
+        if node.loopback().is_some() {
+            return Ok(Client::direct().with_bounds(self.bounds()));
+        }
+        let mut tor = self.tor.lock().await;
+        if tor.is_none() {
+            let reached = tor::reach(&self.options, &self.show).await;
+            *tor = Some(reached.map(|(socks, running)| Way { socks, running }));
+        }
+        match tor.as_ref() {
+            Some(Ok(way)) => Ok(Client::over(way.socks.clone()).with_bounds(self.bounds())),
+            Some(Err(failure)) => Err(failure.clone()),
+            None => Err(Failure::from(bento::ClientError::NoTor)),
+        }
+    }
+
+    /// Writes a result to stdout: the JSON object if that is wanted, else the text.
+    pub(crate) fn say(&self, text: &str, json: &Value) -> Result<(), Failure> {
+        self.show.clear();
+        let mut out = io::stdout().lock();
+        let written = if self.options.json { writeln!(out, "{json}") } else { write!(out, "{text}") };
+        written.and_then(|()| out.flush()).map_err(|error| Failure::output(&error))
+    }
+}
+
+/// Reads a function's directory.
+pub(crate) fn function(directory: &Path) -> Result<Bundle, Failure> {
+    read_bundle(directory).map_err(|error| match error {
+        bento::FilesError::Read(path, error) => Failure::file("reading", &path, &error),
+        wrong => Failure::input(wrong.to_string()).with_hint("a function is a directory with manifest.toml and its code"),
+    })
+}
