@@ -38,7 +38,7 @@ class Environment(Protocol):
         """A CSS value for an image, such as `url("data:…")`."""
 
     def font(self, base: str, reference: str) -> str | None:
-        """`url("data:…")` for a font; None if it is not there."""
+        """`url("data:…")` for a font, empty if it is not there yet; None if it cannot be had."""
 
     def imported(self, base: str, reference: str, trail: tuple[str, ...]) -> str | None:
         """An imported style sheet, packed; None if it is not there. `trail`: the sheets it is imported by."""
@@ -337,9 +337,9 @@ class _Sheet:
             if not forms and not address[:5].lower() == "data:" and address.split("?")[0].split("#")[0].lower().endswith(_OLD_FONTS):
                 continue
             packed = self.environment.font(self.base, address)
-            if packed:
+            if packed is not None:
                 form = f" format({string(min(forms))})" if forms else ""
-                written.append(packed + form)
+                written += [packed + form] if packed else []
                 break
         return ",".join(written)
 

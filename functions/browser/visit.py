@@ -296,6 +296,8 @@ class Sheets:
         if urls.scheme(urls.tidy(reference)) == "data":
             return css.string(reference, "url")
         wanted = self._visit.want(base, reference, Kind.FONT)
+        if wanted is not None and not wanted.ended:
+            return ""
         data = self._visit.data(wanted) if wanted else None
         return f'url("{data}")' if data else None
 

@@ -15,6 +15,7 @@ import io
 import itertools
 import posix
 import sys
+import time
 
 from bento.api import CHUNK_BYTES, LOG_CHARACTERS_MAX, Api, Call, Refused
 from bento.frames import FRAME_BYTES_MAX, decode, encode
@@ -279,14 +280,14 @@ class Runtime:
             else:
                 invocation = Invocation(self, number, stream, frame["seconds"])
                 self._invocations[number] = invocation
-                _start_thread(self._run, (invocation, frame["method"], frame["arguments"]))
+                _start_patiently(self._run, (invocation, frame["method"], frame["arguments"]))
         except MemoryError:
             self._reserve = None
             report = _killed(number, "memory")
         except RuntimeError:
-            # A thread that cannot start does not say why; if its stack would not have fitted, that was it.
+            # A thread that cannot start does not say why; where there is hardly room for its stack, that was it.
             try:
-                bytearray(STACK_BYTES)
+                bytearray(2 * STACK_BYTES)
                 report = _killed(number, "processes")
             except MemoryError:
                 report = _killed(number, "memory")
@@ -445,6 +446,17 @@ def _bound(error: BaseException) -> str | None:
     if issubclass(kind, RuntimeError) and error.args == ("can't start new thread",):
         return "processes"
     return None
+
+
+def _start_patiently(function: object, arguments: tuple) -> None:
+    """Starts a thread, even if another one that has reported its end still needs a moment to be gone."""
+    for delay in (0.001, 0.005, 0.02):
+        try:
+            _start_thread(function, arguments)
+            return
+        except RuntimeError:
+            time.sleep(delay)
+    _start_thread(function, arguments)
 
 
 def _killed(number: int, bound: str) -> bytes:

@@ -201,7 +201,7 @@ def photographs(work: Path) -> None:
 
 
 def small_images(work: Path) -> None:
-    encode(Path("xc:#f7f1e3"), "paper.png", "-seed", "3", "-resize", "128x128!", "-attenuate", "0.05", "+noise", "Gaussian", "-colorspace", "Gray", "-fill", "#f7f1e3", "-tint", "100", "-colors", "16")
+    encode(Path("xc:#f7f1e3"), "paper.png", "-seed", "3", "-resize", "128x128!", "-attenuate", "0.05", "+noise", "Gaussian", "-colorspace", "Gray", "-auto-level", "+level-colors", "#f3ecdb,#fbf6ea", "-colors", "16")
     rng = random.Random(1)
     for number, (tone, other) in enumerate([("#243b53", "#d9a441"), ("#7d3028", "#efe6d8"), ("#3d5a40", "#e9c46a"), ("#5b4a6b", "#f2c6a0")], 1):
         head = f'<rect width="160" height="160" fill="{other}"/><circle cx="80" cy="66" r="34" fill="{tone}"/><path d="M18 160c4-52 34-58 62-58s58 6 62 58z" fill="{tone}"/>'

@@ -113,6 +113,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
+    # Head and body are written one after the other; the second would wait 40 ms for the first's acknowledgement.
+    disable_nagle_algorithm = True
     server_version = "Gazette"
     sys_version = ""
     server: Site

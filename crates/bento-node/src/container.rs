@@ -161,6 +161,10 @@ impl Container {
     /// Its process, started if there is none.
     async fn awake(self: &Arc<Self>) -> Result<Arc<Process>, StartError> {
         let mut process = self.process.lock().await;
+        if self.meter.exhausted.is_cancelled() {
+            // Its process will be told so as well, perhaps a moment later.
+            self.end(Bound::Traffic);
+        }
         if self.over.is_cancelled() {
             return Err(StartError::Refused(self.refusal()));
         }
