@@ -147,6 +147,7 @@ impl Container {
             let refusal = Refusal::UnknownMethod { method: crate::process::clip(method, 64), methods: manifest.methods.join(", ") };
             return Err(StartError::Refused(refusal));
         }
+        self.alive().map_err(StartError::Refused)?;
         let permit = Arc::clone(&self.invocations).try_acquire_owned().map_err(|_| {
             StartError::Refused(Refusal::Busy { what: "invocations of this function", limit: self.grant.invocations().into() })
         })?;
@@ -158,16 +159,18 @@ impl Container {
         })
     }
 
-    /// Its process, started if there is none.
-    async fn awake(self: &Arc<Self>) -> Result<Arc<Process>, StartError> {
-        let mut process = self.process.lock().await;
+    fn alive(&self) -> Result<(), Refusal> {
         if self.meter.exhausted.is_cancelled() {
             // Its process will be told so as well, perhaps a moment later.
             self.end(Bound::Traffic);
         }
-        if self.over.is_cancelled() {
-            return Err(StartError::Refused(self.refusal()));
-        }
+        if self.over.is_cancelled() { Err(self.refusal()) } else { Ok(()) }
+    }
+
+    /// Its process, started if there is none.
+    async fn awake(self: &Arc<Self>) -> Result<Arc<Process>, StartError> {
+        let mut process = self.process.lock().await;
+        self.alive().map_err(StartError::Refused)?;
         if let Some(process) = process.as_ref().filter(|process| !process.gone.is_cancelled()) {
             return Ok(Arc::clone(process));
         }

@@ -11,7 +11,7 @@ use crate::refusal::{Refusal, Wall};
 use crate::seal::Seal;
 use crate::{limits, mounts, rights, sys};
 
-/// The first and only byte on the pipe if nothing went wrong; exec then closes it.
+/// Said when all walls stand but the last. If nothing more is said until exec closes the pipe, that one stands as well.
 pub(crate) const ALL_STANDS: u8 = b'E';
 
 /// The pipe on which trouble is told. Closed by exec.
@@ -39,13 +39,7 @@ pub(crate) fn become_function(spec: &Spec, is_root: bool, news: BorrowedFd<'_>, 
 /// Returns only if something went wrong.
 fn put_up_and_start(spec: &Spec, is_root: bool, news: BorrowedFd<'_>, go: BorrowedFd<'_>) -> Refusal {
     match arrange(news, go).and_then(|()| put_up(spec, is_root)) {
-        Ok(seal) => {
-            let told = rustix::io::write(sys::borrow(NEWS), &[ALL_STANDS]);
-            if told != Ok(1) {
-                return Refusal::new("start", "the keeper died");
-            }
-            Refusal::new("start", format_args!("{}: {}", spec.program.display(), seal.execute()))
-        }
+        Ok(seal) => Refusal::new("start", format_args!("{}: {}", spec.program.display(), seal.execute())),
         Err(refusal) => refusal,
     }
 }
@@ -95,6 +89,8 @@ fn put_up(spec: &Spec, is_root: bool) -> Result<Seal, Refusal> {
     let filters = Filters::build(spec, seal.addresses())?;
     // Whatever was opened on the way and not closed, NEWS alone excepted.
     sys::close_from(GO).wall("descriptors", "closing the last")?;
+    // Said now, as writing may not be among the calls that the spec opens. What goes wrong after this is said after it.
+    rustix::io::write(sys::borrow(NEWS), &[ALL_STANDS]).wall("start", "the keeper died")?;
     filters.apply()?;
     Ok(seal)
 }

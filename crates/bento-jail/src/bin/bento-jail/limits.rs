@@ -16,6 +16,9 @@ const SIGNALS: u64 = 64;
 /// (`core_pattern` with a pipe), which would then keep the function's memory; at 0 such a handler is started.
 const CORE_BYTES: u64 = 1;
 
+/// The largest page of the machines in use: the scratch is bounded in pages.
+const PAGE_BYTES: u64 = 64 * 1024;
+
 /// Sets all bounds, soft and hard alike. There is no RLIMIT_DATA: what it counts is part of RLIMIT_AS.
 pub(crate) fn put_up(spec: &Spec) -> Result<(), Refusal> {
     let bounds = [
@@ -24,7 +27,8 @@ pub(crate) fn put_up(spec: &Spec) -> Result<(), Refusal> {
         (Resource::Cpu, "CPU", spec.cpu_seconds),
         (Resource::Nofile, "NOFILE", spec.descriptors),
         (Resource::Nproc, "NPROC", spec.processes),
-        (Resource::Fsize, "FSIZE", spec.scratch.bytes),
+        // A page more than the scratch, so that the scratch says that it is full (ENOSPC) before this says that the file is too long (EFBIG).
+        (Resource::Fsize, "FSIZE", spec.scratch.bytes.next_multiple_of(PAGE_BYTES) + PAGE_BYTES),
         (Resource::Stack, "STACK", STACK_BYTES),
         (Resource::Core, "CORE", CORE_BYTES),
         (Resource::Memlock, "MEMLOCK", 0),

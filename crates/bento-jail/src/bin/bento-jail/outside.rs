@@ -140,7 +140,7 @@ fn map_ids(child: &Child, is_root: bool) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Waits until the function runs. It says [`inside::ALL_STANDS`] when all walls stand, and exec then closes the pipe; or it says which wall does not.
+/// Waits until the function runs. It says [`inside::ALL_STANDS`], and exec then closes the pipe; or it says which wall does not stand.
 fn await_start(child: &Child, news: OwnedFd, deadline: Instant) -> Result<(), Refusal> {
     let mut said = Vec::new();
     loop {
