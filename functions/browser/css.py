@@ -13,13 +13,13 @@ _TOKEN = re.compile(
     r"""(?P<comment>/\*.*?(?:\*/|\Z))
     |(?P<string>"(?:[^"\\\n\r\f]|\\(?:\r\n|.|\Z))*"?|'(?:[^'\\\n\r\f]|\\(?:\r\n|.|\Z))*'?)
     |(?P<white>[ \t\r\n\f]+)
-    |(?P<word>[@\#]?(?:[-\w]|[^\x00-\x7f]|\\[^\n\r\f])+\(?)
     |(?P<cdo><!--|-->)
+    |(?P<word>[@\#]?(?:[-\w]|[^\x00-\x7f]|\\[0-9a-fA-F]{1,6}(?:\r\n|[ \t\r\n\f])?|\\[^\n\r\f])+\(?)
     |(?P<sign>[{}()\[\];:,])
     |(?P<other>[^"'\s@\#\-\w\\{}()\[\];:,/<]+|.)""",
     re.S | re.X,
 )
-_UNQUOTED = re.compile(r"[ \t\r\n\f]*((?:[^\"'()\\ \t\r\n\f\x00-\x08\x0e-\x1f\x7f]|\\[^\n\r\f])*)[ \t\r\n\f]*(?:\)|\Z)")
+_UNQUOTED = re.compile(r"[ \t\r\n\f]*((?:[^\"'()\\ \t\r\n\f\x00-\x08\x0e-\x1f\x7f]|\\[0-9a-fA-F]{1,6}(?:\r\n|[ \t\r\n\f])?|\\[^\n\r\f])*)[ \t\r\n\f]*(?:\)|\Z)")
 _BAD_URL = re.compile(r"(?:[^)\\]|\\.)*\)?", re.S)
 _ESCAPE = re.compile(r"\\(?:([0-9a-fA-F]{1,6})(?:\r\n|[ \t\r\n\f])?|(\r\n|[\n\r\f])|(.))", re.S)
 _CLOSES = {"(": ")", "[": "]", "{": "}"}
@@ -143,9 +143,11 @@ class _Sheet:
                 elif name == "font-face":
                     beginning = False
                     self._font_face()
-                else:
+                elif name == "layer" and self._is_statement():
                     # Layers may be named between imports.
-                    beginning = beginning and name == "layer" and self._is_statement()
+                    self.out.append("".join(map(self._written, self._until_semicolon())) + ";")
+                else:
+                    beginning = False
                     self._copy(token)
                 continue
             if token.kind != "white":

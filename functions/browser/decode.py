@@ -37,32 +37,32 @@ def decoded(chunks: Iterable[bytes], encodings: str) -> Iterator[bytes]:
 
 
 def _inflated(chunks: Iterable[bytes], window: int) -> Iterator[bytes]:
-    raw = window == zlib.MAX_WBITS
-    stream = zlib.decompressobj(window)
-    # True before the first byte of a stream was understood, and how many streams were.
-    fresh, ended = True, 0
+    stream, ended, head = None, 0, b""
     for chunk in chunks:
         while chunk:
+            if stream is None:
+                # What it is can be told from two bytes, which may come one by one.
+                head, chunk = head + chunk, b""
+                if len(head) < 2:
+                    continue
+                if ended and head[:2] != b"\x1f\x8b":
+                    return  # bytes after the stream that are no further one are ignored, as browsers do
+                # Some servers say deflate and send it without the zlib head; browsers take both.
+                bare = window == zlib.MAX_WBITS and (head[0] & 15 != 8 or (head[0] << 8 | head[1]) % 31)
+                stream = zlib.decompressobj(-window if bare else window)
+                head, chunk = b"", head
             try:
                 piece = stream.decompress(chunk, _STEP)
             except zlib.error as error:
-                if fresh and raw:
-                    # Some servers say deflate and send it without the zlib head; browsers take both.
-                    raw, stream = False, zlib.decompressobj(-zlib.MAX_WBITS)
-                    continue
-                if fresh and ended:
-                    return  # bytes after the stream that are no further one are ignored, as browsers do
                 raise Undecodable(f"not what its encoding says: {error}") from None
-            fresh = False
             if piece:
                 yield piece
             chunk = stream.unconsumed_tail
             if stream.eof:
-                ended += 1
                 if window == zlib.MAX_WBITS:
                     return
-                chunk, fresh, stream = stream.unused_data, True, zlib.decompressobj(window)
-    while piece := stream.decompress(stream.unconsumed_tail, _STEP):
+                chunk, ended, stream = stream.unused_data, ended + 1, None
+    while stream is not None and (piece := stream.decompress(stream.unconsumed_tail, _STEP)):
         yield piece
 
 

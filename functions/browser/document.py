@@ -5,6 +5,7 @@ document as a whole: its head, style sheets, text, what is left out, and the ima
 """
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import css
@@ -14,7 +15,7 @@ import svg
 import urls
 from elements import Elements
 from headers import Kind
-from tokens import VOID, Doctype, End, Raw, Start, Text, attribute, end, start, text, tokens
+from tokens import VOID, Doctype, End, Raw, Start, Text, Token, attribute, end, start, text, tokens
 
 if TYPE_CHECKING:
     from visit import Visit
@@ -25,6 +26,8 @@ _NAMES = frozenset("viewport description author keywords generator application-n
 _EQUIV = frozenset({"content-language", "default-style", "x-ua-compatible"})
 # Nesting that is kept track of. More is left to the browser.
 _OPEN_MAX = 500
+# Documents whose tokens are kept between writings.
+_KEPT_CHARACTERS = 1024 * 1024
 
 
 class Document:
@@ -40,17 +43,27 @@ class Document:
         self.refresh: tuple[int, str] | None = None
         #: The best icon the document names, as the attributes of its link.
         self.icon: dict[str, str] | None = None
-        self.tokens = list(tokens(source, xml))
+        self._source, self._xml = source, xml
+        # Tokens take some thirty times the memory of their text: of a large document they are made anew for each writing.
+        self._tokens = list(tokens(source, xml)) if len(source) <= _KEPT_CHARACTERS else None
         self._look()
+
+    @property
+    def tokens(self) -> Iterable[Token]:
+        """The document from its first to its last token."""
+        return tokens(self._source, self._xml) if self._tokens is None else self._tokens
 
     def _look(self) -> None:
         """Finds what counts before its place: the base, the title, the icon, a refresh."""
-        based = titled = False
+        based = titled = titling = False
         hidden = 0
-        for at, token in enumerate(self.tokens):
+        for token in self.tokens:
             if isinstance(token, Text):
                 self.visit.characters.update(token.text)
+                if titling:
+                    self.title, titling = " ".join(token.text.split())[:500], False
             elif isinstance(token, End):
+                titling = False
                 hidden -= token.name == "noscript" and hidden > 0
             elif isinstance(token, Start):
                 given = token.attributes
@@ -64,10 +77,7 @@ class Document:
                     except urls.BadUrl:
                         pass
                 elif token.name == "title" and not titled and not token.foreign:
-                    titled = True
-                    following = self.tokens[at + 1] if at + 1 < len(self.tokens) else None
-                    if isinstance(following, Text):
-                        self.title = " ".join(following.text.split())[:500]
+                    titled = titling = True
                 elif token.name == "link":
                     self._consider_icon(given)
                 elif token.name == "meta" and given.get("http-equiv", "").strip().lower() == "refresh":
@@ -215,16 +225,18 @@ class Writer:
             if token.closed and token.foreign:
                 self._sheet = None
             return
-        if name == "link" and not token.foreign:
+        # These also inside svg: should a browser see its end where this program does not, they would count.
+        if name == "link":
             self._link(token.attributes)
             return
-        if name == "meta" and not token.foreign:
+        if name == "meta":
             self._meta(token)
             return
         self._frameset = self._frameset or name == "frameset"
         tag = self._elements.rewritten(token)
         if tag is None:
             return
+        tag.name = _renamed(tag.name)
         self.put(start(tag))
         if tag.name not in VOID and not (tag.closed and tag.foreign) and len(self._open) < _OPEN_MAX:
             self._open.append(tag.name)
@@ -247,6 +259,7 @@ class Writer:
                 return
             self._begin()
         self._elements.ended(name)
+        name = _renamed(name)
         if name in self._open:
             while self._open.pop() != name:
                 pass
@@ -258,8 +271,7 @@ class Writer:
         elif token.name == "script":
             self.put(token.text)
         elif token.name == "xmp":
-            # Written as it is: it cannot hold its own end tag.
-            self.put(token.text)
+            self.put(text(token.text))
         # What stands in iframe, noembed and noframes is for browsers without frames.
 
     def _script(self, token: Start) -> None:
@@ -330,6 +342,11 @@ class Writer:
             if name not in _OPTIONAL and not name.startswith("frame"):
                 self.put(end(name))
         self.put(self.sprites.written())
+
+
+def _renamed(name: str) -> str:
+    """`pre` for elements whose text a browser would take as it stands, tags and all, if it agrees that they are these elements."""
+    return "pre" if name in ("xmp", "plaintext", "listing") else name
 
 
 def _sheets(visit: "Visit", encoding: str) -> css.Environment:

@@ -59,8 +59,9 @@ class Elements:
         special = self._special.get(tag.name)
         if special is not None:
             return special(made)
+        self._nowhere(made)
         if tag.foreign:
-            self._foreign(made)
+            self._paint(made)
         return made
 
     def ended(self, name: str) -> None:
@@ -201,7 +202,7 @@ class Elements:
 
     def _load(self, address: str, kind: Kind) -> str | None:
         wanted = self._visit.want(self._base, address, kind)
-        return self._visit.data(wanted) if wanted else None
+        return self._visit.data(wanted, kind) if wanted else None
 
     def _input(self, tag: Start) -> Start:
         given = tag.attributes
@@ -230,8 +231,10 @@ class Elements:
 
     def _svg_image(self, tag: Start) -> Start:
         if not tag.foreign:
+            tag.attributes.pop("href", None)
             # Browsers read an <image> outside svg as <img>.
             return self._img(Start("img", tag.attributes))
+        tag.attributes.pop("src", None)
         for name in ("href", "xlink:href"):
             if name in tag.attributes and not tag.attributes[name].startswith("#"):
                 tag.attributes[name] = self._visit.image(self._base, tag.attributes[name]) or _NO_IMAGE
@@ -241,12 +244,13 @@ class Elements:
     def _use(self, tag: Start) -> Start:
         for name in ("href", "xlink:href"):
             value = tag.attributes.get(name, "").strip()
-            if tag.foreign and value and not value.startswith("#"):
-                tag.attributes[name] = self._writer.sprites.place(value)
+            if value and not value.startswith("#"):
+                tag.attributes[name] = self._writer.sprites.place(value) if tag.foreign else "#"
         self._paint(tag)
         return tag
 
-    def _foreign(self, tag: Start) -> None:
+    def _nowhere(self, tag: Start) -> None:
+        """Takes out addresses of elements that have no business with one, or that would set one later."""
         given = tag.attributes
         for name in ("href", "xlink:href", "src"):
             if name in given and not given[name].strip().startswith("#"):
@@ -254,7 +258,6 @@ class Elements:
         if given.get("attributename", "").strip().lower() in ("href", "xlink:href"):
             for name in ("to", "from", "by", "values"):
                 given.pop(name, None)
-        self._paint(tag)
 
     def _paint(self, tag: Start) -> None:
         for name, value in tag.attributes.items():
@@ -317,7 +320,7 @@ class Elements:
         found = wanted.resource
         if found is None or found.status >= 400:
             if found is not None:
-                wanted.trouble = f"HTTP {found.status}"
+                self._visit.troubles[wanted.url] = f"HTTP {found.status}"
             return tag
         if skip:
             self._writer.skip(skip)
@@ -326,7 +329,7 @@ class Elements:
             self._writer.put(start(Start("img", kept | {"src": mime.data_url(kind, found.body)})))
             return None
         if mime.of_document(found.header("Content-Type"), found.body).startswith(("video/", "audio/")):
-            self._writer.put(start(Start("video", kept | {"controls": "", "src": self._visit.data(wanted) or ""})) + "</video>")
+            self._writer.put(start(Start("video", kept | {"controls": "", "src": self._visit.data(wanted, Kind.MEDIA) or ""})) + "</video>")
             return None
         packed = self._packed(address, Kind.OBJECT)
         if packed is not None:

@@ -32,7 +32,7 @@ class Sprites:
         visit = self._writer.visit
         wanted = visit.want(self._writer.base, address, Kind.IMAGE)
         name = urls.split_fragment(address)[1][1:]
-        if wanted is None or not wanted.ended or visit.data(wanted) is None or wanted.resource is None:
+        if wanted is None or not wanted.ended or visit.data(wanted, Kind.IMAGE) is None or wanted.resource is None:
             return "#"
         if wanted.url not in self._files:
             source = charset.document(wanted.resource.body, wanted.resource.header("Content-Type"), xml=True)[0]

@@ -44,26 +44,36 @@ def resolve(base: str, reference: str) -> str:
     if "\\" in reference:
         end = min((at for at in map(reference.find, "?#") if at >= 0), default=len(reference))
         reference = reference[:end].replace("\\", "/") + reference[end:]
+    before, rest = (reference[:len(found) + 1], reference[len(found) + 1:]) if found else ("", reference)
+    if rest.startswith("//") or found and found != scheme(base):
+        # However many slashes stand there, a host follows.
+        rest = "//" + rest.lstrip("/")
+        if len(rest) == 2:
+            raise BadUrl("not an address: it names no host")
+    elif found:
+        before = ""  # "http:path" is relative to a base of the same scheme
     try:
-        if found and found == scheme(base) and not reference[len(found) + 1:].startswith("/"):
-            reference = reference[len(found) + 1:]  # "http:path" is relative to a base of the same scheme
-        return normal(urljoin(base, reference))
+        joined = urljoin(base, before + rest)
     except ValueError as error:
         raise BadUrl(f"not an address: {error}") from None
+    return normal(joined)
 
 
 def normal(url: str) -> str:
     """A web address with its host in lower-case A-labels, no user name, no default port, everything encoded."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise BadUrl(f"not an address: {error}") from None
     if parts.scheme not in _PORTS:
         return url
-    host, port = parts.hostname or "", parts.port
     if not host:
         raise BadUrl("not an address: it names no host")
     host = f"[{host}]" if ":" in host else a_labels(host)
     place = host if port in (None, _PORTS[parts.scheme]) else f"{host}:{port}"
     path = quote(parts.path or "/", _SAFE)
-    if "/." in path:
+    if "/." in path or "/%2" in path:
         path = _without_dots(path)
     url = urlunsplit((parts.scheme, place, path, quote(parts.query, _SAFE), quote(parts.fragment, _SAFE)))
     if len(url) > URL_CHARACTERS:

@@ -42,7 +42,7 @@ class Visit:
         #: What does not come from one failed fetch, such as a frame within itself.
         self.troubles: dict[str, str] = {}
         self._documents: dict[tuple[str, int], Document] = {}
-        self._data: dict[str, str | None] = {}
+        self._data: dict[tuple[str, Kind], tuple[str | None, str | None]] = {}
         self._made: dict[str, Fetch] = {}
         self._marks: list[str] = []
         self._mark_of: dict[str, int] = {}
@@ -62,6 +62,7 @@ class Visit:
         self.title = document.title
         for _ in range(_ROUNDS):
             self._text_left = TEXT_BYTES
+            self.troubles.clear()
             packed = document.write()
             before = self.fetcher.count
             self.fetcher.run(self._ended)
@@ -167,7 +168,7 @@ class Visit:
         return self._marked(wanted, urls.split_fragment(reference)[1]) if wanted else None
 
     def _marked(self, fetch: Fetch, fragment: str) -> str | None:
-        data = self.data(fetch)
+        data = self.data(fetch, Kind.IMAGE)
         if data is None:
             return None
         # Only of SVG can a part be shown. Encoded so that it needs no quotes in CSS.
@@ -178,37 +179,35 @@ class Visit:
             self._marks.append(data + fragment)
         return marks.image(self._mark_of[key])
 
-    def data(self, fetch: Fetch) -> str | None:
-        """What was fetched as a `data:` address, if it is what it was wanted for."""
+    def data(self, fetch: Fetch, kind: Kind) -> str | None:
+        """What was fetched as a `data:` address, if it is what it is wanted for now."""
         if not fetch.ended:
             return None
-        if fetch.url not in self._data:
-            self._data[fetch.url] = None
-            found = fetch.resource
-            if found is not None and not self._refused(fetch):
-                header = found.header("Content-Type")
-                if fetch.kind is Kind.IMAGE:
-                    kind = mime.of_image(header, found.body)
-                    if kind is None:
-                        fetch.trouble = f"not an image but {mime.of_document(header, found.body)}"
-                elif fetch.kind is Kind.FONT:
-                    kind = mime.magic(found.body)
-                    if not kind.startswith("font/"):
-                        kind, fetch.trouble = None, f"not a font but {mime.of_document(header, found.body)}"
-                elif fetch.kind is Kind.TRACK:
-                    kind = "text/vtt"
-                else:
-                    kind = mime.of_media(header, found.body)
-                if kind:
-                    self._data[fetch.url] = mime.data_url(kind, found.body)
-        return self._data[fetch.url]
+        if (fetch.url, kind) not in self._data:
+            self._data[fetch.url, kind] = self._as_data(fetch, kind)
+        data, trouble = self._data[fetch.url, kind]
+        if trouble:
+            self.troubles[fetch.url] = trouble
+        return data
 
-    def _refused(self, fetch: Fetch) -> bool:
-        if fetch.resource is not None and fetch.resource.status >= 400:
-            fetch.trouble = f"HTTP {fetch.resource.status}"
-        elif fetch.resource is not None and not fetch.resource.body:
-            fetch.trouble = fetch.trouble or "it is empty"
-        return fetch.trouble is not None
+    def _as_data(self, fetch: Fetch, kind: Kind) -> tuple[str | None, str | None]:
+        found = fetch.resource
+        if found is None:
+            return None, fetch.trouble
+        if trouble := unusable(found):
+            return None, trouble
+        header, guess = found.header("Content-Type"), mime.of_document(found.header("Content-Type"), found.body)
+        if kind is Kind.IMAGE:
+            known = mime.of_image(header, found.body)
+            if known is None:
+                return None, f"not an image but {guess}"
+        elif kind is Kind.FONT:
+            known = mime.magic(found.body)
+            if not known.startswith("font/"):
+                return None, f"not a font but {guess}"
+        else:
+            known = "text/vtt" if kind is Kind.TRACK else mime.of_media(header, found.body)
+        return mime.data_url(known, found.body), None
 
     def filled(self, document: str) -> bytes:
         """A document with the images its marks stand for."""
@@ -220,11 +219,9 @@ class Visit:
             return None
         found = fetch.resource
         kind = mime.essence(found.header("Content-Type"))
-        if kind not in ("", "text/css") and found.status < 400:
-            fetch.trouble = f"not a style sheet but {kind}"
-        if found.status >= 400:
-            fetch.trouble = f"HTTP {found.status}"
-        if fetch.trouble is not None:
+        trouble = f"HTTP {found.status}" if found.status >= 400 else f"not a style sheet but {kind}" if kind not in ("", "text/css") else None
+        if trouble is not None:
+            self.troubles[fetch.url] = trouble
             return None
         text = charset.sheet(found.body, found.header("Content-Type"), encoding)
         self.spend(len(text))
@@ -250,10 +247,14 @@ class Visit:
 
     def script(self, fetch: Fetch, encoding: str) -> str | None:
         """A fetched script as a `data:` address; None if it is not there."""
-        if not fetch.ended or fetch.resource is None or self._refused(fetch):
+        if not fetch.ended or fetch.resource is None:
             return None
         found = fetch.resource
-        return mime.data_url("text/javascript;charset=utf-8", charset.sheet(found.body, found.header("Content-Type"), encoding).encode("utf-8", "replace"))
+        if found.status >= 400:
+            self.troubles[fetch.url] = f"HTTP {found.status}"
+            return None
+        source = charset.sheet(found.body, found.header("Content-Type"), encoding)
+        return mime.data_url("text/javascript;charset=utf-8", source.encode("utf-8", "replace"))
 
     def spend(self, characters: int) -> None:
         """Counts text against its bound."""
@@ -263,15 +264,23 @@ class Visit:
 
     def missing(self) -> list[dict[str, str]]:
         """What could not be fetched, and why."""
-        found = dict(self.troubles)
-        for fetch in (*self.fetcher.all.values(), *self._made.values()):
-            if fetch.trouble is not None and not fetch.guess and fetch.url != self.fetcher.page and fetch.kind is not Kind.PAGE:
+        known = {**self.fetcher.all, **self._made}
+        found = {url: trouble for url, trouble in self.troubles.items() if url not in known or not known[url].guess}
+        for fetch in known.values():
+            if fetch.trouble is not None and not fetch.guess and fetch.kind is not Kind.PAGE:
                 found.setdefault(fetch.url, fetch.trouble)
         entries = [{"url": url[:MISSING_CHARACTERS], "reason": reason} for url, reason in found.items()]
         if len(entries) > MISSING_ENTRIES:
             more = len(entries) - MISSING_ENTRIES
             entries = [*entries[:MISSING_ENTRIES], {"url": "", "reason": f"and {more} more"}]
         return entries
+
+
+def unusable(resource: Resource) -> str | None:
+    """Why a resource cannot be used, whatever it is."""
+    if resource.status >= 400:
+        return f"HTTP {resource.status}"
+    return None if resource.body else "it is empty"
 
 
 class Sheets:
@@ -298,7 +307,7 @@ class Sheets:
         wanted = self._visit.want(base, reference, Kind.FONT)
         if wanted is not None and not wanted.ended:
             return ""
-        data = self._visit.data(wanted) if wanted else None
+        data = self._visit.data(wanted, Kind.FONT) if wanted else None
         return f'url("{data}")' if data else None
 
     def imported(self, base: str, reference: str, trail: tuple[str, ...]) -> str | None:

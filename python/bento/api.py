@@ -71,6 +71,13 @@ def trouble(kind: str, text: str) -> OSError:
     return exception(number, text)
 
 
+def check_ran(result: object) -> None:
+    """Raises `TypeError` for the result of a method that has not run when called: that would end in silence."""
+    kind = type(result).__name__
+    if kind in ("coroutine", "generator", "async_generator"):
+        raise TypeError(f"the method is a {kind} and did not run: a method is an ordinary function")
+
+
 class Call:
     """One call to the node, and its answer once it is there."""
 
@@ -121,7 +128,8 @@ class Output(io.RawIOBase):
         self._ask = ask
         self._length: int | None = None
         self._written = 0
-        self._turn = _thread.allocate_lock()
+        # A thread may come back to it: a finalizer that writes may run while it writes.
+        self._turn = _thread.RLock()
 
     def writable(self) -> bool:
         """Always."""

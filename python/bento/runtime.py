@@ -11,13 +11,14 @@ Only modules that are built into the interpreter are imported at start: `posix` 
 import _socket
 import _thread
 import errno
+import gc
 import io
 import itertools
 import posix
 import sys
 import time
 
-from bento.api import CHUNK_BYTES, LOG_CHARACTERS_MAX, Api, Call, Refused
+from bento.api import CHUNK_BYTES, LOG_CHARACTERS_MAX, Api, Call, Refused, check_ran
 from bento.frames import FRAME_BYTES_MAX, decode, encode
 
 DIRECTORY = "/tmp/function"
@@ -145,7 +146,7 @@ class Runtime:
     def ask(self, invocation: int, name: str, arguments: dict, notify: object = None) -> Call:
         """Sends a call to the node."""
         if _thread.get_ident() == self._main:
-            # Only a finalizer gets here, and waiting would keep the answer from being read.
+            # A finalizer after all. Waiting would keep the answer from being read.
             raise Refused(errno.EACCES, "no calls from a finalizer")
         number = next(self._numbers)
         data = encode({"call": number, "invocation": invocation, "name": name, "arguments": arguments})
@@ -182,6 +183,7 @@ class Runtime:
         _thread.start_new_thread = _thread.start_new = self._start_heir
         sys.stdout = sys.stderr = Printer(self)
         sys.meta_path.insert(0, SocketFinder(self.asker))
+        gc.callbacks.append(self._collecting)
         # The package is found without its path entry from here on; with it, every other import would search it first.
         home = __file__.rpartition("/")[0].rpartition("/")[0]
         if home in sys.path:
@@ -190,6 +192,16 @@ class Runtime:
         if packages:
             sys.path.append(packages.decode())
         self._reserve = bytearray(RESERVE_BYTES)
+
+    def _collecting(self, phase: str, _info: dict) -> None:
+        """Keeps the collector of cycles from running a function's finalizers in the main thread."""
+        # One that waits for a lock, such as that of `logging`, could wait for a thread that waits for an answer, which nobody
+        # would read. The collector cannot be kept from starting in one thread; but what is frozen meanwhile it leaves alone.
+        if _thread.get_ident() == self._main:
+            if phase == "start":
+                gc.freeze()
+            else:
+                gc.unfreeze()
 
     def _receive(self, count: int, ancillary: list) -> None:
         stream = None
@@ -212,7 +224,11 @@ class Runtime:
             if not self._loading.acquire(False):
                 raise ValueError("a load while another is under way")
             # In a thread as well: while code is imported the node may close.
-            _start_thread(self._load, (frame["load"], stream))
+            try:
+                _start_patiently(self._load, (frame["load"], stream))
+            except RuntimeError as error:
+                self._loading.release()
+                self._send(self._unloadable(error))
         # A cancelled invocation finds its stream closed; and what later nodes may say besides is not for this runtime.
 
     def _load(self, order: dict, stream: _socket.socket | None) -> None:
@@ -304,9 +320,7 @@ class Runtime:
             with self._loading:
                 if self._methods is None or method not in self._methods:
                     raise LookupError("no such method is loaded")
-            result = self._methods[method](invocation.api, **arguments)
-            if type(result).__name__ in ("coroutine", "generator", "async_generator"):
-                raise TypeError(f"the method is a {type(result).__name__} and did not run: a method is an ordinary function")
+            check_ran(self._methods[method](invocation.api, **arguments))
             report = b'{"done":%d,"outcome":"returned"}' % invocation.number
         except MemoryError:
             # Nothing more here: the exception still holds all that the method had.

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from bento import net
-from bento.api import Api, Call
+from bento.api import Api, Call, check_ran
 
 Destination = tuple[str, int | str]
 """Host and port; where destinations are allowed, `"*"` stands for any."""
@@ -60,8 +60,8 @@ class FakeApi(Api):
         """Runs a method as a node would and returns its output; what it prints is logged, and its connections go through this."""
         printed = io.StringIO()
         try:
-            with self.network(), contextlib.redirect_stdout(printed):
-                method(self, **arguments)
+            with self.network(), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+                check_ran(method(self, **arguments))
         finally:
             self.log(printed.getvalue())
         if self.declared is not None and self.declared != len(self.written):

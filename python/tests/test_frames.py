@@ -23,7 +23,10 @@ def test_frames_agree_with_json(frame):
     assert frames.decode(json.dumps(frame, indent=2).encode() + b"\n") == frame
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[1]", b"1", b'{"a":1} {}', b'{"a":NaN}', b'{"a":Infinity}', b"{'a':1}", b"\xff{}", b'{"a":"\n"}'])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"[1]", b"1", b'{"a":1} {}', b'{"a":NaN}', b'{"a":Infinity}', b"{'a':1}", b"\xff{}", b'{"a":"\n"}'],
+)
 def test_what_is_no_frame_is_refused(data):
     with pytest.raises(ValueError):
         frames.decode(data)

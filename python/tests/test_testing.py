@@ -161,6 +161,14 @@ def test_the_declared_length_is_kept():
     assert FakeApi().run(right) == b"22"
 
 
+def test_a_method_that_does_not_run_when_called_fails():
+    def method(api):
+        yield
+
+    with pytest.raises(TypeError):
+        FakeApi().run(method)
+
+
 def test_time_runs():
     api = FakeApi(seconds=10)
     assert 9 < api.time_left() <= 10

@@ -180,7 +180,7 @@ def encoded(handler: "Handler", rest: str) -> None:
         "raw-deflate": ("deflate", raw.compress(body) + raw.flush()),
         "br": ("br", stored_brotli(body)),
         "double": ("gzip, deflate", zlib.compress(gzip.compress(body))),
-        "broken": ("gzip", gzip.compress(body)[:20] + b"broken" * 20),
+        "broken": ("gzip", gzip.compress(body)[:10] + b"\xff" * 200),
         "unknown": ("x-unheard-of", body),
     }
     name, data = bodies.get(rest, bodies["gzip"])
@@ -240,6 +240,14 @@ def begin(handler: "Handler", status: int, kind: str, headers: dict[str, str]) -
         handler.send_header(name, value)
     handler.send_header("Connection", "close")
     handler.end_headers()
+
+
+@page("bombs")
+def bombs(handler: "Handler", _: str) -> None:
+    """A page of twenty bombs as images, style sheets and frames."""
+    names = ("gzip", "deflate", "br", "br?1", "br?2", "br?3", "br?4", "br?5", "gzip?1", "gzip?2")
+    parts = "".join(f'<img src="/test/zeros/{n}"><link rel=stylesheet href="/test/zeros/{n}&c">' for n in names)
+    handler.send(200, HTML, document(parts + '<iframe src="/test/zeros/br?f"></iframe>', "Bombs"))
 
 
 @page("huge")

@@ -1,9 +1,10 @@
 //! A private Tor network on loopback: real `tor` daemons, a resolver for their exits, a certificate authority, and a helper that
 //! starts programs and surely ends them.
 //!
-//! For tests, benchmarks and the demo. It knows Tor, and nothing of Bento: the programs are started as a person would start them.
+//! For tests, benchmarks and the demo. Bento's programs are started as a person would start them; none of its code is called.
 #![forbid(unsafe_code)]
 
+pub mod bento;
 mod ca;
 mod claim;
 mod dns;

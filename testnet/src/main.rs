@@ -1,6 +1,8 @@
 //! The program `testnet`: brings the private network up until it is told to end.
 #![forbid(unsafe_code)]
 
+mod demo;
+
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -36,6 +38,15 @@ enum Task {
         /// Make a server certificate for names and addresses
         #[arg(long, value_name = "NAME,...")]
         certificate: Vec<String>,
+    },
+    /// Fetch a page over the network with two Bento nodes in it, showing each step
+    Demo {
+        /// Where keys and state of the network are kept [default: ~/.cache/bento/testnet]
+        #[arg(long)]
+        dir: Option<PathBuf>,
+        /// Where the page goes
+        #[arg(long, default_value = "bento-page.html")]
+        output: PathBuf,
     },
     /// Make the keys of the network, so that the first start is faster
     Prepare {
@@ -78,6 +89,7 @@ async fn run(task: Task) -> Result<(), Trouble> {
         Task::Up { dir, until_stdin_closes, name, certificate } => {
             up(dir.unwrap_or_else(default_directory), until_stdin_closes, name, certificate).await
         }
+        Task::Demo { dir, output } => demo::demo(&dir.unwrap_or_else(default_directory), &output, told_to_end(false)?).await,
         Task::Prepare { dir } => prepare(&dir.unwrap_or_else(default_directory), tell).await,
     }
 }

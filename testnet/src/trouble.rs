@@ -84,7 +84,7 @@ pub enum Trouble {
 
 impl Trouble {
     /// Makes a maker of system troubles: `.map_err(Trouble::doing("reading the keys"))`.
-    pub(crate) fn doing(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+    pub fn doing(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::System { doing: doing.into(), source }
     }
 

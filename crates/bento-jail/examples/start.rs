@@ -5,7 +5,7 @@
 //! ```
 
 use std::error::Error;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -39,7 +39,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (mut alone, mut jailed, mut bare) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..times {
         let started = Instant::now();
-        let mut python = Command::new(PYTHON).args(["-I", "-S", "-B", "-c", "import posix; posix.write(1, b'!')"]).stdout(Stdio::piped()).spawn()?;
+        let mut python =
+            Command::new(PYTHON).args(["-I", "-S", "-B", "-c", "import posix; posix.write(1, b'!')"]).stdout(Stdio::piped()).spawn()?;
         python.stdout.take().ok_or("no pipe")?.read_exact(&mut [0])?;
         alone.push(started.elapsed());
         python.wait()?;
@@ -51,12 +52,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         Command::new(&program).arg("--no-such-argument").stderr(Stdio::null()).status()?;
         bare.push(started.elapsed());
     }
-    for (what, mut taken) in [("Python alone, to its first byte", alone), ("Python in a jail, to its first byte", jailed), ("bento-jail doing nothing, to its end", bare)] {
+    let mut output = std::io::stdout();
+    for (what, mut taken) in [
+        ("Python alone, to its first byte", alone),
+        ("Python in a jail, to its first byte", jailed),
+        ("bento-jail doing nothing, to its end", bare),
+    ] {
         taken.sort();
         let ms = |part: usize| taken[taken.len() * part / 100].as_secs_f64() * 1000.0;
-        println!("{what:40} median {:6.2} ms, tenth {:6.2} ms, ninetieth {:6.2} ms", ms(50), ms(10), ms(90));
+        writeln!(output, "{what:40} median {:6.2} ms, tenth {:6.2} ms, ninetieth {:6.2} ms", ms(50), ms(10), ms(90))?;
     }
-    println!("{} openings", spec.openings.len());
+    writeln!(output, "{} openings", spec.openings.len())?;
     Ok(())
 }
 

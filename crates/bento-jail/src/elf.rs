@@ -101,7 +101,12 @@ struct Segment {
 
 impl Segment {
     fn read(entry: &[u8]) -> Self {
-        Self { kind: u32::from(u16_at(entry, 0)) | u32::from(u16_at(entry, 2)) << 16, offset: u64_at(entry, 8), address: u64_at(entry, 16), bytes: u64_at(entry, 32) }
+        Self {
+            kind: u32::from(u16_at(entry, 0)) | u32::from(u16_at(entry, 2)) << 16,
+            offset: u64_at(entry, 8),
+            address: u64_at(entry, 16),
+            bytes: u64_at(entry, 32),
+        }
     }
 
     fn holds(&self, address: u64) -> bool {

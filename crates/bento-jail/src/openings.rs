@@ -11,8 +11,7 @@ use crate::spec::Opening;
 
 /// Where the loader looks without being told, in its order. Inside there is no `/etc/ld.so.cache`, so libraries must be found in these.
 #[cfg(target_arch = "x86_64")]
-const DIRECTORIES: &[&str] =
-    &["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"];
+const DIRECTORIES: &[&str] = &["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"];
 #[cfg(target_arch = "aarch64")]
 const DIRECTORIES: &[&str] = &["/lib/aarch64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"];
 
@@ -32,7 +31,8 @@ const DEPTH_MAX: usize = 12;
 pub fn python_openings(python: &Path, more: &[PathBuf]) -> io::Result<Vec<Opening>> {
     let real = python.canonicalize().map_err(|error| saying("finding", python, error))?;
     let standard = standard_library(&real)?;
-    let mut libraries = Libraries { within: more.iter().map(|path| path.canonicalize()).collect::<io::Result<_>>()?, ..Libraries::default() };
+    let mut libraries =
+        Libraries { within: more.iter().map(|path| path.canonicalize()).collect::<io::Result<_>>()?, ..Libraries::default() };
     libraries.within.push(standard.clone());
 
     let program = elf::read(&real)?.ok_or_else(|| invalid(format!("{} is no program for this machine", real.display())))?;

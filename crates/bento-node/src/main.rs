@@ -1,7 +1,7 @@
 //! The program `bentod`.
 #![forbid(unsafe_code)]
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use http_body_util::{BodyExt, Empty};
@@ -38,7 +38,7 @@ type Said = (String, &'static str);
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let log = tracing_subscriber::EnvFilter::try_from_env("BENTOD_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).with_target(false).init();
     let done = match arguments.command {
         Command::Run => run(arguments.config).await,
         Command::Check => check(arguments.config).await,

@@ -52,7 +52,9 @@ pub enum AddressError {
     #[error("behind the address must be `:` and a port from 1 to 65535")]
     Port,
     /// An address of another machine.
-    #[error("an IP address is taken for this machine only (127.0.0.1 or [::1]); other nodes are reached over Tor, at their `.onion` address")]
+    #[error(
+        "an IP address is taken for this machine only (127.0.0.1 or [::1]); other nodes are reached over Tor, at their `.onion` address"
+    )]
     NotLoopback,
 }
 

@@ -17,10 +17,7 @@ use bento_proto::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{
-    Call, Client, ClientError, NodeAddress, Part,
-    text::line,
-};
+use crate::{Call, Client, ClientError, NodeAddress, Part, text::line};
 
 /// Smallest padded size: one that a head fits into, with room to spare.
 const SIZE_MIN: u64 = 64;

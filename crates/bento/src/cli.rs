@@ -20,8 +20,7 @@ mod tor;
 
 use std::{io::Write as _, process::ExitCode};
 
-use clap::Parser as _;
-use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use tokio::{
     runtime::Builder,
     signal::unix::{SignalKind, signal},
@@ -106,6 +105,12 @@ fn not_parsed(error: &clap::Error) -> ExitCode {
     let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: "));
     let usage = text.lines().find_map(|line| line.trim().strip_prefix("Usage: "));
     let hint = tip.map(str::to_owned).or(usage.map(|usage| format!("the command is `{usage}`; `--help` says more")));
-    let failure = Failure::input(words.join(" "));
-    end(Err(failure.with_hint(hint.unwrap_or_else(|| "`bento --help` lists the commands".into()))))
+    // The first word that is a command. It may be the value of an option before it, and the hint is then a little off.
+    let command = std::env::args().skip(1).find(|word| Args::command().find_subcommand(word).is_some());
+    let help = || match command {
+        Some(command) => format!("`bento {command} --help` has examples"),
+        None => "`bento --help` lists the commands".to_owned(),
+    };
+    let failure = Failure::input(bento::line(&words.join(" ")));
+    end(Err(failure.with_hint(bento::line(&hint.unwrap_or_else(help)))))
 }

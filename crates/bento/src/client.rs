@@ -29,7 +29,8 @@ use crate::{
     Call, ClientError, Input, NodeAddress, Output, Tokens,
     activity::{Activity, End},
     body::RequestBody,
-    error, json,
+    error::{self, CONNECTING},
+    json,
     tokens::random,
 };
 
@@ -142,7 +143,8 @@ impl Client {
     pub async fn policy(&self, node: &NodeAddress) -> Result<String, ClientError> {
         let request = start(Method::GET, "/v1/policy", node);
         let answer = json::good(self.send(request, None, Input::Empty, node, &alone()?, None).await?).await?;
-        let violation = |error: &dyn fmt::Display| ClientError::Violation(format!("its policy is none: {}", crate::line(&error.to_string())));
+        let violation =
+            |error: &dyn fmt::Display| ClientError::Violation(format!("its policy is none: {}", crate::line(&error.to_string())));
         let text = String::from_utf8(json::bytes(answer).await?).map_err(|error| violation(&error))?;
         bento_proto::Policy::parse(&text).map_err(|error| violation(&error))?;
         Ok(crate::paragraph(&text))
@@ -250,7 +252,7 @@ impl Client {
     }
 
     async fn connect(&self, node: &NodeAddress, isolation: &Isolation) -> Result<Box<dyn Stream>, ClientError> {
-        let late = || ClientError::Late { what: "connecting", bound: self.bounds.connect };
+        let late = || ClientError::Late { what: CONNECTING, bound: self.bounds.connect };
         if let Some(address) = node.loopback() {
             self.tell(Stage::Connecting(1));
             let stream = timeout(self.bounds.connect, TcpStream::connect(address)).await.map_err(|_| late())?;
@@ -292,7 +294,8 @@ fn start(method: Method, path: &str, node: &NodeAddress) -> Builder {
 }
 
 fn bearer(token: &str) -> Result<HeaderValue, ClientError> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| ClientError::Request("the token cannot be sent".into()))?;
+    let mut value =
+        HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| ClientError::Request("the token cannot be sent".into()))?;
     value.set_sensitive(true);
     Ok(value)
 }

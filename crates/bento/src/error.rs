@@ -5,6 +5,9 @@ use std::{io, time::Duration};
 use bento_proto::{Outcome, Problem};
 use bento_tor::SocksError;
 
+/// A wait in which nothing has been sent yet.
+pub(crate) const CONNECTING: &str = "connecting";
+
 /// A request was not done. Tells apart whose doing that is: Tor's, the node's, the function's, or our own.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -72,6 +75,7 @@ impl ClientError {
             Self::Ended(Outcome::Killed { .. }) => "its manifest may ask for more, up to what the node offers",
             Self::Ended(_) => "look at the function's traceback",
             Self::Trouble(_) => "try again later, or another node",
+            Self::Late { what: CONNECTING, .. } => "try again; the node may be down, or Tor slow",
             Self::Late { .. } => "try again, or allow more time with `--wait`",
             Self::Broken(_) => "try again; if it stays so, try another node",
             Self::Violation(_) => "look at the address, or try another node",
@@ -94,7 +98,10 @@ impl ClientError {
 
     /// May the node have done what was asked, though its answer did not arrive?
     pub fn is_undecided(&self) -> bool {
-        matches!(self, Self::Late { .. } | Self::Broken(_) | Self::Violation(_) | Self::Trouble(_))
+        match self {
+            Self::Late { what, .. } => *what != CONNECTING,
+            other => matches!(other, Self::Broken(_) | Self::Violation(_) | Self::Trouble(_)),
+        }
     }
 }
 

@@ -22,7 +22,8 @@ pub(crate) async fn bytes(answer: Answer) -> Result<Vec<u8>, ClientError> {
     // A node that sends one byte now and then must not keep us: all of it within the time of an answer.
     let own = End::after(bounds.answer);
     let end = end.filter(|end| end.at < own.at).unwrap_or(own);
-    let collected = activity.wait(Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect(), "the answer", bounds.answer, Some(end)).await?;
+    let collected =
+        activity.wait(Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect(), "the answer", bounds.answer, Some(end)).await?;
     drop(connection);
     match collected {
         Ok(whole) => Ok(whole.to_bytes().to_vec()),

@@ -26,6 +26,6 @@ pub use client::{Bounds, Client, Stage};
 pub use error::ClientError;
 pub use files::{FilesError, read_bundle};
 pub use output::{Output, Part};
-pub use standard::Standard;
+pub use standard::{Standard, connecting_to};
 pub use text::{line, paragraph};
 pub use tokens::Tokens;

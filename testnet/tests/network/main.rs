@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         let shared = shared.clone();
         Trial::test(name, move || {
             let world = shared.get_or_init(World::new);
-            world.run(case)
+            world.run(name, case)
         })
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());

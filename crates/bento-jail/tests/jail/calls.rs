@@ -147,17 +147,7 @@ say(caught)
     spec.syscalls.push("kill".to_owned());
     assert_eq!(
         said_in(&spec),
-        [
-            "1 0 1 1",
-            "own group ok",
-            "[1]",
-            "everybody ESRCH",
-            "other ESRCH",
-            "other ESRCH",
-            "other ESRCH",
-            "self ok",
-            "[1, 1]"
-        ]
+        ["1 0 1 1", "own group ok", "[1]", "everybody ESRCH", "other ESRCH", "other ESRCH", "other ESRCH", "self ok", "[1, 1]"]
     );
 }
 

@@ -128,7 +128,31 @@ attempt('device', lambda: os.mknod('/tmp/mem', 0o20666, os.makedev(1, 1)))
             "True True True",
             "True True True",
             "fifo EACCES",
-            "device EPERM",
+            "device EACCES",
         ]
     );
+}
+
+/// The node keeps its files in directories of its own; what leads to an opening does not matter inside.
+#[test]
+fn an_opening_in_a_private_directory_can_be_read() {
+    let private = tempfile::tempdir().unwrap();
+    let open = private.path().join("open");
+    std::fs::create_dir(&open).unwrap();
+    std::fs::write(open.join("file"), "text").unwrap();
+    std::fs::write(private.path().join("beside"), "secret").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode;
+    std::fs::set_permissions(private.path(), mode(0o700)).unwrap();
+    std::fs::set_permissions(&open, mode(0o755)).unwrap();
+    std::os::unix::fs::symlink("../beside", open.join("out")).unwrap();
+    let mut spec = spec(
+        "
+attempt('file', lambda: say(open('/opened/file').read()))
+attempt('beside', lambda: open('/opened/../beside'))
+attempt('link out', lambda: open('/opened/out'))
+attempt('write', lambda: open('/opened/new', 'w'))
+",
+    );
+    spec.openings.push(Opening { outside: open, inside: PathBuf::from("/opened") });
+    assert_eq!(said_in(&spec), ["text", "file ok", "beside ENOENT", "link out ENOENT", "write EROFS"]);
 }

@@ -46,7 +46,9 @@ pub(crate) fn spec(snippet: &str) -> Spec {
     Spec {
         program: PYTHON.into(),
         arguments: ["-I", "-S", "-B", "-c", &format!("{PRELUDE}{snippet}")].map(String::from).to_vec(),
-        environment: [("LANG", "C.UTF-8"), ("HOME", "/tmp"), ("MALLOC_ARENA_MAX", "1")].map(|(name, value)| (name.into(), value.into())).to_vec(),
+        environment: [("LANG", "C.UTF-8"), ("HOME", "/tmp"), ("MALLOC_ARENA_MAX", "1")]
+            .map(|(name, value)| (name.into(), value.into()))
+            .to_vec(),
         openings: OPENINGS.clone(),
         scratch: Scratch { bytes: 4 << 20, inodes: 64 },
         memory_bytes: 256 << 20,
@@ -127,6 +129,13 @@ impl Jail {
     pub(crate) fn finish(&mut self) -> (Vec<String>, Report) {
         let said = std::iter::from_fn(|| self.hear()).collect();
         (said, self.report())
+    }
+
+    /// Whether the other end of the socket is closed by all who had it, within some seconds.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        let patience = Timespec { tv_sec: 5, tv_nsec: 0 };
+        let mut polled = [PollFd::new(&self.socket, PollFlags::empty())];
+        rustix::event::poll(&mut polled, Some(&patience)).unwrap() > 0
     }
 
     /// Hands over a descriptor with a message.

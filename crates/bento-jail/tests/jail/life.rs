@@ -36,6 +36,26 @@ fn it_dies_with_its_keeper() {
     assert_eq!(jail.hear(), None);
 }
 
+/// Also while the walls go up: killed after 0, 0.2, 0.4 … milliseconds, the keeper leaves nothing behind.
+#[test]
+fn it_dies_with_its_keeper_at_any_moment() {
+    let bytes = serde_json::to_vec(&spec(SLEEP)).unwrap();
+    for moment in 0..50 {
+        for closes_reports in [false, true] {
+            let mut jail = Jail::spawn(&bytes, |command| command);
+            std::thread::sleep(std::time::Duration::from_micros(200 * moment));
+            if closes_reports {
+                drop(jail.reports.take());
+            } else {
+                jail.keeper.kill().unwrap();
+            }
+            jail.keeper.wait().unwrap();
+            // Whoever was cloned holds the other end, so its end is theirs.
+            assert!(jail.is_hung_up(), "after {} us", 200 * moment);
+        }
+    }
+}
+
 #[test]
 fn it_ends_when_nobody_reads_the_reports() {
     let mut jail = sleeper();

@@ -3,6 +3,9 @@
 //!
 //! All of it is run as the present user, and if that is root once more as an ordinary one.
 
+// So that clippy knows the helpers for tests as well, where `unwrap` is as it should be.
+#![cfg(test)]
+
 mod bounds;
 mod calls;
 mod files;

@@ -55,12 +55,30 @@ attempt('peer process', lambda: a.getsockopt(socket.SOL_SOCKET, 77, 4))
 attempt('buffer', lambda: a.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536))
 attempt('no delay', lambda: a.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1))
 attempt('descriptors', lambda: socket.send_fds(a, [b'x'], [0]))
+attempt('out of band', lambda: a.send(b'x', socket.MSG_OOB))
+attempt('hear out of band', lambda: b.recv(1, socket.MSG_OOB))
+attempt('no wait', lambda: a.send(b'x', socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL))
+attempt('to a name', lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)[0].sendto(b'x', '\\0name'))
 ",
     );
     assert!(said[..11].iter().all(|line| line.ends_with(" EPERM")), "{said:?}");
     assert_eq!(
         said[11..],
-        ["pair ok", "pair ok", "pair ok", "b'x'", "filter EPERM", "peer process EPERM", "buffer ok", "no delay ENOTSUP", "descriptors EPERM"]
+        [
+            "pair ok",
+            "pair ok",
+            "pair ok",
+            "b'x'",
+            "filter EPERM",
+            "peer process EPERM",
+            "buffer ok",
+            "no delay ENOTSUP",
+            "descriptors EPERM",
+            "out of band EPERM",
+            "hear out of band EPERM",
+            "no wait ok",
+            "to a name EPERM"
+        ]
     );
 }
 
@@ -90,9 +108,12 @@ attempt('named', lambda: socket.socket(socket.AF_UNIX).bind('/tmp/socket'))
     assert!(["outside ECONNREFUSED", "outside EPERM"].contains(&said[0].as_str()), "{said:?}");
     // No socket file either: that is Landlock's doing.
     assert_eq!(said[1..], ["own ok", "named EACCES"]);
-    assert_eq!(said_in(&{
-        let mut spec = spec;
-        spec.syscalls.retain(|name| name != "connect");
-        spec
-    })[0], "outside EPERM");
+    assert_eq!(
+        said_in(&{
+            let mut spec = spec;
+            spec.syscalls.retain(|name| name != "connect");
+            spec
+        })[0],
+        "outside EPERM"
+    );
 }

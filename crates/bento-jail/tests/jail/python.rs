@@ -59,7 +59,20 @@ say(len(secrets.token_bytes(8)), len(str(uuid.uuid4())), decimal.Decimal(1) / 4)
 #[test]
 fn packages_with_extension_modules_get_their_libraries() {
     let source = Path::new("/usr/lib/python3/dist-packages");
-    let names = ["lxml", "brotli.py", "_brotli.cpython-311-x86_64-linux-gnu.so", "html5lib", "six.py", "webencodings", "requests", "urllib3", "idna", "certifi", "chardet", "charset_normalizer"];
+    let names = [
+        "lxml",
+        "brotli.py",
+        "_brotli.cpython-311-x86_64-linux-gnu.so",
+        "html5lib",
+        "six.py",
+        "webencodings",
+        "requests",
+        "urllib3",
+        "idna",
+        "certifi",
+        "chardet",
+        "charset_normalizer",
+    ];
     let present: Vec<PathBuf> = names.iter().map(|name| source.join(name)).filter(|path| path.exists()).collect();
     if !["lxml", "html5lib", "requests"].iter().all(|name| source.join(name).exists()) {
         println!("skipped: this machine has not all of lxml, html5lib and requests");

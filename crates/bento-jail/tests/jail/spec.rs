@@ -115,7 +115,8 @@ fn a_descriptor_that_is_not_the_right_socket_is_refused() {
 #[test]
 fn the_check_says_of_each_wall_that_it_holds() {
     let output = std::process::Command::new(program()).arg("--check").output().unwrap();
-    let lines: Vec<serde_json::Value> = String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<serde_json::Value> =
+        String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(lines.iter().all(|line| line["holds"] == true), "{lines:#?}");
     assert!(lines.len() >= 12, "{lines:#?}");
     assert!(output.status.success());

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use bento_proto::{Size, Span};
+use bento_proto::{exit_policy::Rule, Size, Span};
 use clap::{Parser, Subcommand, builder::styling};
 
 const EXAMPLES: &str = "\
@@ -68,7 +68,9 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  bento invoke hello hello name=Ada\n  bento invoke echo echo --input letter.txt --output copy.txt")]
     Invoke(Invoke),
     /// Install a function, invoke it once and end it, in one round trip
-    #[command(after_help = "Examples:\n  bento run anna functions/hello hello name=Ada\n  bento run 127.0.0.1:8030 functions/echo echo --input -")]
+    #[command(
+        after_help = "Examples:\n  bento run anna functions/hello hello name=Ada\n  bento run 127.0.0.1:8030 functions/echo echo --input -"
+    )]
     Run(Run),
     /// Show the functions that are installed, or one of them with its log
     #[command(after_help = "Examples:\n  bento status\n  bento status hello")]
@@ -214,6 +216,9 @@ pub(crate) struct Browse {
     /// Replace files that are there
     #[arg(long)]
     pub(crate) force: bool,
+    /// Let the function connect to more than ports 80 and 443 of public addresses: `accept 10.0.0.0/8:*`. The node's policy has the last word
+    #[arg(long, value_name = "RULE")]
+    pub(crate) connect: Vec<Rule>,
     /// Use the function in this directory in place of the one that came with this program
     #[arg(long, value_name = "DIR")]
     pub(crate) function: Option<PathBuf>,

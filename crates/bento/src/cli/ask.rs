@@ -51,12 +51,17 @@ pub(crate) async fn all(context: &Context, nodes: Vec<(String, NodeAddress)>) ->
     let count = nodes.len();
     let mut questions = start(context, nodes).await;
     let mut answers = Vec::with_capacity(count);
-    context.show.now(&format!("asking {count} nodes"));
+    context.show.now(&format!("asking {}", counted(count)));
     while let Some(answer) = questions.join_next().await {
         // A question that panicked has no answer; it is a fault of ours, which the tests look for.
         answers.extend(answer.ok());
-        context.show.now(&format!("asking {count} nodes, {} answered", answers.len()));
+        context.show.now(&format!("asking {}, {} answered", counted(count), answers.len()));
     }
     answers.sort_by_key(|(index, _)| *index);
     answers.into_iter().map(|(_, asked)| asked).collect()
+}
+
+/// `1 node`, `2 nodes`.
+pub(crate) fn counted(count: usize) -> String {
+    if count == 1 { "1 node".into() } else { format!("{count} nodes") }
 }

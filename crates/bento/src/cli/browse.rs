@@ -6,7 +6,7 @@ use std::{
 };
 
 use bento::{Browse, Kind, NodeAddress, Page, Sizes, Standard};
-use bento_proto::bundle::Bundle;
+use bento_proto::{bundle::Bundle, exit_policy::Rule};
 use serde_json::json;
 
 use super::{
@@ -36,6 +36,10 @@ pub(crate) async fn run(context: &Context, args: args::Browse) -> Result<(), Fai
         Some(directory) => function(directory)?,
         None => Standard::Browser.bundle().map_err(|error| Failure::input(format!("the browser that came with this program: {error}")))?,
     };
+    // A page at another port is what was asked for, so the function may go there as well.
+    let port = port(&url).filter(|port| ![80, 443].contains(port)).and_then(|port| format!("accept *:{port}").parse().ok());
+    let rules: Vec<Rule> = args.connect.iter().cloned().chain(port).collect();
+    let bundle = bento::connecting_to(bundle, &rules).map_err(|error| Failure::input(format!("adding to what the browser may connect to: {error}")))?;
     let wrong = |error: bento::SizesError| Failure::input(error.to_string()).with_hint("for example `--bucket 1000000`");
     let sizes = match args.bucket {
         Some(bucket) => Sizes::bucket(bucket).map_err(wrong)?,
@@ -68,8 +72,10 @@ pub(crate) async fn run(context: &Context, args: args::Browse) -> Result<(), Fai
 
     if let Kind::Error(reason) = &page.kind {
         report(context, &page, &name, &node, None, None)?;
-        return Err(Failure::new(FUNCTION, format!("the page could not be fetched: {reason}")).with_hint("look at the address, or try another node"));
+        return Err(Failure::new(FUNCTION, format!("the page could not be fetched: {reason}"))
+            .with_hint("look at the address, or try another node"));
     }
+    context.show.clear();
     sink.write(&page.html).await?;
     let file = finish(sink, args.output.is_some(), &browse.url, &page.html).await?;
     let warc = match archive.take() {
@@ -130,7 +136,7 @@ fn report(
     if page.status >= 400 {
         text.push_str(&format!("The site answered with HTTP status {}.\n", page.status));
     }
-    text.push_str(&format!("{} resources with {} bytes, packed into {}\n", page.fetched, page.bytes, file.display()));
+    text.push_str(&format!("Through {name}: {} resources with {} bytes, packed into {}\n", page.fetched, page.bytes, file.display()));
     if let Some(warc) = warc {
         text.push_str(&format!("The archive is in {}\n", warc.display()));
     }
@@ -151,7 +157,7 @@ fn clip(text: &str) -> String {
 async fn pick(context: &Context, bundle: &Bundle) -> Result<(String, NodeAddress), Failure> {
     let nodes = context.nodes()?.filled()?;
     let (count, function) = (nodes.len(), &bundle.manifest.name);
-    context.show.now(&format!("asking {count} nodes for their policy"));
+    context.show.now(&format!("asking {} for the policy", ask::counted(count)));
     let mut questions = ask::start(context, nodes).await;
     let (mut refusals, mut silent) = (Vec::new(), Vec::new());
     while let Some(answer) = questions.join_next().await {
@@ -178,7 +184,11 @@ async fn pick(context: &Context, bundle: &Bundle) -> Result<(String, NodeAddress
     }
     // One node's own words say more than a count.
     if let Some((name, why)) = refusals.into_iter().next() {
-        let text = if count == 1 { format!("{name} would refuse: {why}") } else { format!("no node of the list can take {function}; {name}: {why}") };
+        let text = if count == 1 {
+            format!("{name} would refuse: {why}")
+        } else {
+            format!("no node of the list can take {function}; {name}: {why}")
+        };
         return Err(Failure::new(REFUSED, text).with_hint("add nodes with `bento nodes add`; `bento policy NODE` shows what one allows"));
     }
     match silent.into_iter().next() {
@@ -205,6 +215,14 @@ fn address(given: &str) -> Result<String, Failure> {
         return wrong("the page's address names no host");
     }
     Ok(url)
+}
+
+/// The port that the address names, if it names one.
+fn port(url: &str) -> Option<u16> {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#', '\\']).next()?;
+    // The last colon may be one of an IPv6 address; what follows it then is no number.
+    authority.rsplit_once(':')?.1.parse().ok()
 }
 
 /// The host's name in the address that was given, as far as it can be part of a file's name.
@@ -246,8 +264,23 @@ mod tests {
         ] {
             assert_eq!(address(given).unwrap(), url);
         }
-        for wrong in ["", "ftp://example.org", "file:///etc/passwd", "https://", "https:///x", "a b", "https://example.org/\n", "about://x"] {
+        for wrong in ["", "ftp://example.org", "file:///etc/passwd", "https://", "https:///x", "a b", "https://example.org/\n", "about://x"]
+        {
             assert_eq!(address(wrong).unwrap_err().status, 2, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_port_is_that_of_the_host() {
+        for (url, expected) in [
+            ("https://example.org:8443/x:1", Some(8443)),
+            ("https://example.org/", None),
+            ("https://user:1@example.org/", None),
+            ("https://[2001:db8::1]/", None),
+            ("https://[2001:db8::1]:81/", Some(81)),
+            ("https://example.org:99999/", None),
+        ] {
+            assert_eq!(port(url), expected, "{url}");
         }
     }
 

@@ -143,7 +143,10 @@ mod tests {
     fn a_traceback_cannot_pass_for_a_message_of_ours() {
         let outcome = Outcome::Failed { error: "ValueError: no".into(), traceback: "Traceback\nError: all is well\n".into() };
         let shown = Failure::outcome(&outcome).unwrap().to_string();
-        assert_eq!(shown, "  | Traceback\n  | Error: all is well\nError: the function failed: ValueError: no\nHint: look at the function's traceback\n");
+        assert_eq!(
+            shown,
+            "  | Traceback\n  | Error: all is well\nError: the function failed: ValueError: no\nHint: look at the function's traceback\n"
+        );
         assert!(Failure::outcome(&Outcome::Returned).is_none());
     }
 }

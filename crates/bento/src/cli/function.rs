@@ -67,8 +67,11 @@ fn keep(store: &Store, node: &NodeAddress, bundle: &Bundle, wanted: Option<&str>
     let digest = HEXLOWER.encode(&Sha256::digest(&archive));
     let tokens = Tokens::mint()?;
     if let Some(name) = wanted.filter(|name| !is_name(name)) {
-        return Err(Failure::input(format!("`{}` is no name for a function: 1 to 40 lower-case letters, digits and hyphens", bento::line(name)))
-            .with_hint("for example `--name greeter`"));
+        return Err(Failure::input(format!(
+            "`{}` is no name for a function: 1 to 40 lower-case letters, digits and hyphens",
+            bento::line(name)
+        ))
+        .with_hint("for example `--name greeter`"));
     }
     store.update(|functions| {
         let name = match wanted {

@@ -79,9 +79,13 @@ fn arguments(object: Option<&str>, pairs: &[String]) -> Result<Map<String, Value
     let mut all = match object.map(serde_json::from_str) {
         None => Map::new(),
         Some(Ok(Value::Object(map))) => map,
-        Some(Ok(_)) => return Err(Failure::input("the arguments are JSON but no object").with_hint("for example `--arguments '{\"name\": \"Ada\"}'`")),
+        Some(Ok(_)) => {
+            return Err(Failure::input("the arguments are JSON but no object").with_hint("for example `--arguments '{\"name\": \"Ada\"}'`"));
+        }
         Some(Err(error)) => {
-            return Err(Failure::input(format!("the arguments are no JSON: {error}")).with_hint("for example `--arguments '{\"name\": \"Ada\"}'`"));
+            return Err(
+                Failure::input(format!("the arguments are no JSON: {error}")).with_hint("for example `--arguments '{\"name\": \"Ada\"}'`")
+            );
         }
     };
     for pair in pairs {
@@ -101,10 +105,17 @@ async fn deliver(context: &Context, mut output: Output, mut sink: Sink) -> Resul
     let total = output.length();
     let outcome = loop {
         match output.next().await? {
-            Part::Bytes(bytes) => sink.write(&bytes).await?,
+            Part::Bytes(bytes) => {
+                if sink.is_terminal() {
+                    // The output itself shows how far it is, and a bar would be in its way.
+                    context.show.clear();
+                } else {
+                    context.show.received(output.received(), total);
+                }
+                sink.write(&bytes).await?;
+            }
             Part::End(outcome) => break outcome,
         }
-        context.show.received(output.received(), total);
     };
     let file = match outcome {
         Outcome::Returned => sink.finish().await?,

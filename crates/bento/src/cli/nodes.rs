@@ -84,7 +84,9 @@ fn remove(context: &Context, name: &str) -> Result<(), Failure> {
     let text = list.text()?;
     let before = list.parse(&text)?;
     if !before.iter().any(|(other, _)| other == name) {
-        return Err(Failure::input(format!("there is no node `{}` in the list", bento::line(name))).with_hint("`bento nodes` shows the list"));
+        return Err(
+            Failure::input(format!("there is no node `{}` in the list", bento::line(name))).with_hint("`bento nodes` shows the list")
+        );
     }
     // The lines from the node's heading to the next one go, all others stay as the person wrote them.
     let mut kept = String::new();
@@ -143,7 +145,10 @@ async fn fit(context: &Context, directory: &std::path::Path) -> Result<(), Failu
     context.say(&table(&rows), &json!({"function": name, "nodes": json}))?;
     match status {
         0 => Ok(()),
-        REFUSED => Err(Failure::new(REFUSED, format!("no node of the list can take {name}")).with_hint("ask for less in its manifest, or add nodes")),
+        REFUSED => {
+            Err(Failure::new(REFUSED, format!("no node of the list can take {name}"))
+                .with_hint("ask for less in its manifest, or add nodes"))
+        }
         _ => Err(Failure::new(NODE, "no node of the list answers").with_hint("try again, or look at their addresses")),
     }
 }

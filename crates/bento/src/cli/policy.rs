@@ -12,11 +12,14 @@ use super::{
 
 /// Shows a node's policy, or lays it beside a function's needs.
 pub(crate) async fn run(context: &Context, args: args::Policy) -> Result<(), Failure> {
-    let bundle = args.fit.as_deref().map(function).transpose()?;
+    let bundle = match &args.fit {
+        Some(directory) => Some((function(directory)?, directory)),
+        None => None,
+    };
     let (name, node) = context.node(&args.node)?;
     let text = context.client(&node).await?.policy(&node).await?;
     let policy = Policy::parse(&text).map_err(|error| Failure::new(NODE, format!("the policy of {name} cannot be read: {error}")))?;
-    let Some(bundle) = bundle else {
+    let Some((bundle, directory)) = bundle else {
         let ended = if text.ends_with('\n') { text } else { text + "\n" };
         return context.say(&ended, &json!({"node": node.to_string(), "policy": policy}));
     };
@@ -33,8 +36,11 @@ pub(crate) async fn run(context: &Context, args: args::Policy) -> Result<(), Fai
         None => Ok(()),
         Some(line) => Err(Failure::new(
             REFUSED,
-            bento::line(&format!("{name} would refuse {function}: it needs {} of {}, and this node offers {}", line.needs, line.key, line.offers)),
+            bento::line(&format!(
+                "{name} would refuse {function}: it needs {} of {}, and this node offers {}",
+                line.needs, line.key, line.offers
+            )),
         )
-        .with_hint("`bento nodes --fit DIR` lists the nodes that can take it")),
+        .with_hint(format!("`bento nodes --fit {}` lists the nodes that can take it", directory.display()))),
     }
 }

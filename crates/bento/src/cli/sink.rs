@@ -40,7 +40,9 @@ impl Sink {
             return Ok(Self::Stdout(tokio::io::stdout(), plain));
         };
         match fs::metadata(path) {
-            Ok(found) if found.is_dir() => return Err(Failure::input(format!("{} is a directory", path.display())).with_hint("give a file's path")),
+            Ok(found) if found.is_dir() => {
+                return Err(Failure::input(format!("{} is a directory", path.display())).with_hint("give a file's path"));
+            }
             Ok(found) if !found.is_file() => {
                 let opened = tokio::fs::OpenOptions::new().write(true).open(path).await;
                 let file = opened.map_err(|error| Failure::file("opening", path, &error))?;
@@ -55,6 +57,11 @@ impl Sink {
         let made = tempfile::Builder::new().prefix(".bento-").permissions(mode).tempfile_in(directory);
         let file = made.map_err(|error| Failure::file("making a file in", directory, &error))?;
         Ok(Self::File { file, path: path.to_owned(), force })
+    }
+
+    /// Does a person see it at once?
+    pub(crate) fn is_terminal(&self) -> bool {
+        matches!(self, Self::Stdout(_, Some(_)))
     }
 
     pub(crate) async fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {

@@ -112,8 +112,8 @@ impl Store {
             Err(error) => return Err(Failure::file("reading", &path, &error)),
         };
         // The text of the error names line and column only; a token could be in its value.
-        let content: Content = serde_json::from_slice(&bytes)
-            .map_err(|error| damaged(&path, &format!("line {}, column {}", error.line(), error.column())))?;
+        let content: Content =
+            serde_json::from_slice(&bytes).map_err(|error| damaged(&path, &format!("line {}, column {}", error.line(), error.column())))?;
         if content.version != 1 {
             return Err(damaged(&path, &format!("it is of version {}, and this program knows version 1", content.version)));
         }
@@ -219,7 +219,7 @@ mod tests {
         let later = String::from_utf8(good.clone()).unwrap().replace("\"version\": 1", "\"version\": 2").into_bytes();
         for damage in [&good[..good.len() / 2], b"", b"{}", later.as_slice()] {
             fs::write(store.file(), damage).unwrap();
-            let failure = store.update(|functions| Ok(functions.clear())).unwrap_err();
+            let failure = store.update(|functions| Ok(std::mem::take(functions))).unwrap_err();
             assert!(failure.text.contains("cannot be read") && !failure.text.contains("bento-invoke"), "{failure}");
             assert_eq!(fs::read(store.file()).unwrap(), damage);
         }

@@ -58,7 +58,8 @@ fn parse(text: &str) -> Result<Socks, Failure> {
         return Ok(Socks::unix(path));
     }
     text.parse().map(Socks::tcp).map_err(|_| {
-        Failure::input("the SOCKS port is neither an IP address with a port nor unix:PATH").with_hint("for example `--socks 127.0.0.1:9050`")
+        Failure::input("the SOCKS port is neither an IP address with a port nor unix:PATH")
+            .with_hint("for example `--socks 127.0.0.1:9050`")
     })
 }
 
@@ -74,7 +75,8 @@ fn read_lines(path: &Path) -> Result<Vec<String>, Failure> {
 
 async fn start(lines: Vec<String>, show: &Show) -> Result<(Socks, Option<Running>), Failure> {
     let tor = find_tor().ok_or_else(|| {
-        Failure::new(TOR, "no Tor runs here, and there is no `tor` program to start").with_hint("`apt install tor`, start Tor Browser, or give `--socks`")
+        Failure::new(TOR, "no Tor runs here, and there is no `tor` program to start")
+            .with_hint("`apt install tor`, start Tor Browser, or give `--socks`")
     })?;
     let (data, lock) = directory()?;
     let setup = Setup { lines, ..Setup::new(tor, data) };
@@ -113,7 +115,8 @@ fn directory() -> Result<(PathBuf, File), Failure> {
             Err(TryLockError::Error(error)) => return Err(Failure::file("locking", &path, &error)),
         }
     }
-    Err(Failure::new(TOR, format!("{TORS_MAX} other `bento` have a `tor` of their own running")).with_hint("start one Tor for all of them: `apt install tor`"))
+    Err(Failure::new(TOR, format!("{TORS_MAX} other `bento` have a `tor` of their own running"))
+        .with_hint("start one Tor for all of them: `apt install tor`"))
 }
 
 #[cfg(test)]

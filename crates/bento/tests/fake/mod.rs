@@ -105,8 +105,13 @@ async fn serve(mut stream: TcpStream, script: Script, log: Arc<Mutex<Vec<Asked>>
             },
             Act::Echo => {
                 stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.ok()?;
+                let mut bundle: usize = asked.header("bento-bundle-length").map_or(0, |length| length.parse().unwrap());
                 while let Some(bytes) = chunk(&mut stream).await {
-                    stream.write_all(&chunked(&bytes)).await.ok()?;
+                    let skipped = bundle.min(bytes.len());
+                    bundle -= skipped;
+                    if skipped < bytes.len() {
+                        stream.write_all(&chunked(&bytes[skipped..])).await.ok()?;
+                    }
                 }
                 stream.write_all(&trailer(r#"{"outcome":"returned"}"#)).await.ok()?;
             }
@@ -168,7 +173,9 @@ pub fn trailer(outcome: &str) -> Vec<u8> {
 
 /// A streamed output with its outcome.
 pub fn streamed(chunks: &[&[u8]], outcome: &str) -> Vec<Act> {
-    let mut bytes = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nTransfer-Encoding: chunked\r\nTrailer: Bento-Outcome\r\n\r\n".to_vec();
+    let mut bytes =
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nTransfer-Encoding: chunked\r\nTrailer: Bento-Outcome\r\n\r\n"
+            .to_vec();
     chunks.iter().for_each(|chunk| bytes.extend(chunked(chunk)));
     bytes.extend(trailer(outcome));
     vec![Act::Send(bytes)]

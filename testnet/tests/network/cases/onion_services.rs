@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bento_tor::{Isolation, OnionService, SocksError, Target};
+use bento_tor::{Isolation, Managed, OnionService, SocksError, Target};
 use tokio::time::{Instant, sleep};
 
 use crate::world::{Case, Outcome, STREAM_DEADLINE, Web, World, case, fetch};
@@ -57,20 +57,15 @@ async fn round_trip(world: &World) -> Outcome {
 }
 
 async fn missing(world: &World) -> Outcome {
-    // A well-formed address of a service that nobody runs: made and forgotten.
-    let control = world.network.daemon("client1").ok_or("no client")?.control();
-    let onion = control.add_onion(&OnionService::new(80, Target::Tcp(([127, 0, 0, 1], 9).into()))).await?;
-    control.del_onion(&onion.address).await?;
+    // A well-formed address whose descriptor was never published: made by a Tor that is off the network.
+    let off = world.tor("off", &["DisableNetwork 1"])?;
+    let off = Managed::launch(&off).await?;
+    let onion = off.control().add_onion(&OnionService::new(80, Target::Tcp(([127, 0, 0, 1], 9).into()))).await?;
     let isolation = Isolation::new("missing-onion");
-    // Its descriptor may have been uploaded before it was deleted; then nobody answers at the introduction points.
-    let error = world.socks().connect(&onion.address, 80, &isolation, STREAM_DEADLINE).await.expect_err("nothing may answer");
-    let told = matches!(
-        error,
-        SocksError::OnionNotFound | SocksError::IntroductionFailed | SocksError::IntroductionTimedOut | SocksError::Deadline(_)
-    );
-    assert!(told, "{error:?}");
+    let error = world.socks().connect(&onion.address, 80, &isolation, STREAM_DEADLINE).await.expect_err("nobody is there");
+    assert!(matches!(error, SocksError::OnionNotFound), "{error:?}");
 
-    let error = world.socks().connect("abc.onion", 80, &isolation, STREAM_DEADLINE).await.expect_err("nothing may answer");
+    let error = world.socks().connect("abc.onion", 80, &isolation, STREAM_DEADLINE).await.expect_err("this is no address");
     assert!(matches!(error, SocksError::BadOnionAddress), "{error:?}");
     Ok(())
 }

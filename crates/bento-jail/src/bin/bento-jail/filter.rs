@@ -9,7 +9,8 @@ use std::str::FromStr;
 
 use bento_jail::Spec;
 use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
 };
 use syscalls::Sysno;
 
@@ -112,10 +113,9 @@ fn rules_for(call: Sysno) -> Result<Vec<SeccompRule>, BackendError> {
             let is_thread = SeccompCondition::new(0, Len::Qword, Op::MaskedEq(must_be), libc::CLONE_THREAD as u64)?;
             Ok(vec![SeccompRule::new(vec![is_thread])?])
         }
-        Sysno::ioctl => IOCTL
-            .iter()
-            .map(|request| SeccompRule::new(vec![SeccompCondition::new(1, Len::Dword, Op::Eq, *request)?]))
-            .collect(),
+        Sysno::ioctl => {
+            IOCTL.iter().map(|request| SeccompRule::new(vec![SeccompCondition::new(1, Len::Dword, Op::Eq, *request)?])).collect()
+        }
         Sysno::fcntl => one_of(1, FCNTL),
         Sysno::prctl => one_of(0, PRCTL),
         // Its own limits, and only to read them: a lower core limit would let core dumps through to a handler again.
@@ -144,6 +144,15 @@ fn rules_for(call: Sysno) -> Result<Vec<SeccompRule>, BackendError> {
             }
             Ok(rules)
         }
+        // To the other end of a pair only, not to a named socket; and no out-of-band data, which nobody uses and which has let programs
+        // out of such filters before.
+        Sysno::sendto => Ok(vec![SeccompRule::new(vec![SeccompCondition::new(4, Len::Qword, Op::Eq, 0)?, without_oob(3)?])?]),
+        Sysno::recvfrom => Ok(vec![SeccompRule::new(vec![without_oob(3)?])?]),
+        Sysno::recvmsg | Sysno::sendmsg => Ok(vec![SeccompRule::new(vec![without_oob(2)?])?]),
         _ => Ok(Vec::new()),
     }
+}
+
+fn without_oob(place: u8) -> Result<SeccompCondition, BackendError> {
+    SeccompCondition::new(place, Len::Dword, Op::MaskedEq(libc::MSG_OOB as u64), 0)
 }

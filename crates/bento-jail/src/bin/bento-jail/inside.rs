@@ -52,14 +52,9 @@ fn arrange(news: BorrowedFd<'_>, go: BorrowedFd<'_>) -> Result<(), Refusal> {
     let (socket, news, go) = (aside(sys::borrow(0))?, aside(news)?, aside(go)?);
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).wall(wall, "/dev/null");
     let null = null.and_then(|null| aside(null.as_fd()))?;
-    for (from, to, flags) in [
-        (&null, 0, 0),
-        (&null, 1, 0),
-        (&null, 2, 0),
-        (&socket, SOCKET, 0),
-        (&news, NEWS, libc::O_CLOEXEC),
-        (&go, GO, libc::O_CLOEXEC),
-    ] {
+    for (from, to, flags) in
+        [(&null, 0, 0), (&null, 1, 0), (&null, 2, 0), (&socket, SOCKET, 0), (&news, NEWS, libc::O_CLOEXEC), (&go, GO, libc::O_CLOEXEC)]
+    {
         sys::place(from.as_raw_fd(), to, flags).wall(wall, "placing one")?;
     }
     // These own their numbers, so they go before all numbers are closed.

@@ -36,7 +36,8 @@ pub(crate) fn take(spec: &Spec) -> Result<Vec<Tree<'_>>, Refusal> {
 fn take_one(opening: &Opening) -> Result<Tree<'_>, Refusal> {
     let doing = opening.outside.display();
     let mount = copy(&opening.outside).wall(WALL, &doing)?;
-    sys::set_mount(mount.as_fd(), Attr::MOUNT_ATTR_RDONLY | Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV, libc::AT_RECURSIVE).wall(WALL, &doing)?;
+    sys::set_mount(mount.as_fd(), Attr::MOUNT_ATTR_RDONLY | Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV, libc::AT_RECURSIVE)
+        .wall(WALL, &doing)?;
     match FileType::from_raw_mode(rustix::fs::fstat(&mount).wall(WALL, &doing)?.st_mode) {
         FileType::Directory => Ok(Tree { opening, mount, is_directory: true }),
         FileType::RegularFile => Ok(Tree { opening, mount, is_directory: false }),
@@ -73,7 +74,11 @@ pub(crate) fn put_up(spec: &Spec, trees: Vec<Tree<'_>>) -> Result<(), Refusal> {
 
 /// A copy of the mounts at and below a path.
 fn copy(path: &Path) -> io::Result<OwnedFd> {
-    Ok(rustix::mount::open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE)?)
+    Ok(rustix::mount::open_tree(
+        CWD,
+        path,
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE,
+    )?)
 }
 
 /// A new tmpfs with bounds, in no tree yet.

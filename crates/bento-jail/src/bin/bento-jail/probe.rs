@@ -113,7 +113,9 @@ fn scratch() -> Finding {
     breaches.unless(written <= SCRATCH_BOUNDS.bytes && filled.is_err(), format!("{written} bytes could be written"));
     let _ = fs::remove_file(big);
     let file = |number: u64| Path::new(SCRATCH).join(number.to_string());
-    let made = (0..2 * SCRATCH_BOUNDS.inodes).map(|number| File::create(file(number)).map(drop)).take_while(|result| !is_full(result)).count() as u64;
+    let made =
+        (0..2 * SCRATCH_BOUNDS.inodes).map(|number| File::create(file(number)).map(drop)).take_while(|result| !is_full(result)).count()
+            as u64;
     breaches.unless(made > 0 && made < SCRATCH_BOUNDS.inodes, format!("{made} files could be made"));
     for number in 0..made {
         let _ = fs::remove_file(file(number));
@@ -180,7 +182,10 @@ fn seccomp() -> Finding {
         }
         breaches.unless(matches!(result, Err(libc::EPERM | libc::ENOSYS)), format!("{name} is not refused ({result:?})"));
     }
-    breaches.finding("seccomp", &format!("{count} calls tried and refused, among them a new process, program, namespace, key ring, memfd and io_uring"))
+    breaches.finding(
+        "seccomp",
+        &format!("{count} calls tried and refused, among them a new process, program, namespace, key ring, memfd and io_uring"),
+    )
 }
 
 fn network() -> Finding {

@@ -1,12 +1,13 @@
 //! Who the function is, and what it may do as that: nobody, and nothing. And Landlock, a second wall around files behind the mounts.
 
-use std::io;
 use std::collections::BTreeSet;
+use std::io;
 use std::path::Path;
 
 use bento_jail::{SCRATCH, Spec, interpreter};
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetStatus, Scope,
 };
 use rustix::process::{DumpableBehavior, Gid, Signal, Uid};
 use rustix::thread::{CapabilitiesSecureBits as Secure, CapabilitySet, CapabilitySets};
@@ -101,7 +102,8 @@ pub(crate) fn put_up_landlock(spec: &Spec) -> Result<(), Refusal> {
     };
 
     // Python lists the directories on its path, and one that holds nothing but openings tells nothing else.
-    let parents: BTreeSet<&Path> = spec.openings.iter().filter_map(|opening| opening.inside.parent()).filter(|parent| *parent != Path::new("/")).collect();
+    let parents: BTreeSet<&Path> =
+        spec.openings.iter().filter_map(|opening| opening.inside.parent()).filter(|parent| *parent != Path::new("/")).collect();
     for parent in parents {
         allow(parent, AccessFs::ReadDir.into())?;
     }

@@ -35,9 +35,8 @@ impl Seal {
         for (name, value) in &spec.environment {
             environment.push(text(OsStr::new(&format!("{name}={value}")))?);
         }
-        let pointers = |strings: &[CString]| {
-            strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect::<Vec<*const c_char>>()
-        };
+        let pointers =
+            |strings: &[CString]| strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect::<Vec<*const c_char>>();
         let (argument_pointers, environment_pointers) = (pointers(&arguments), pointers(&environment));
         arguments.append(&mut environment);
         Ok(Self {

@@ -74,12 +74,7 @@ pub(crate) fn wait(child: &Child) -> io::Result<End> {
 
 /// Sets attributes of a mount, and makes it private: nothing mounted outside later appears in it. With `AT_RECURSIVE` in `scope`, also of all below it.
 pub(crate) fn set_mount(mount: BorrowedFd<'_>, attributes: MountAttrFlags, scope: libc::c_int) -> io::Result<()> {
-    let arguments = libc::mount_attr {
-        attr_set: u64::from(attributes.bits()),
-        attr_clr: 0,
-        propagation: libc::MS_PRIVATE,
-        userns_fd: 0,
-    };
+    let arguments = libc::mount_attr { attr_set: u64::from(attributes.bits()), attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
     // WHY: rustix has the other calls of the new mount interface, but not this one.
     // SAFETY: the path is an empty C string, the struct is live and its size is right.
     let done = unsafe {

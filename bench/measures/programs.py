@@ -1,0 +1,125 @@
+"""Builds and starts the programs that are measured, and surely ends them."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from measures.machine import ROOT
+
+START_SECONDS_MAX = 60
+"""A node without Tor listens within a second; its runtime is compiled before that."""
+
+END_SECONDS_MAX = 15
+"""A node gives running invocations ten seconds."""
+
+POLICY = """\
+[offers]
+egress = ["direct"]
+lifetime = "1 h"
+"""
+
+
+class Trouble(Exception):
+    """The benchmark cannot go on. What happened, and perhaps a line of what to try."""
+
+
+def build(*packages: str) -> Path:
+    """Builds packages for release; the directory of their programs."""
+    target = os.environ.get("CARGO_TARGET_DIR") or str(Path.home() / ".cache/bento/target")
+    words = ["cargo", "build", "--release", "--locked", *(word for package in packages for word in ("-p", package))]
+    began = time.monotonic()
+    try:
+        done = subprocess.run(words, cwd=ROOT, env={**os.environ, "CARGO_TARGET_DIR": target}, stderr=subprocess.PIPE, text=True)
+    except FileNotFoundError:
+        raise Trouble("there is no cargo here\nHint: install Rust, see rust-version in Cargo.toml") from None
+    if done.returncode:
+        raise Trouble(f"{' '.join(words)} failed\n{done.stderr}")
+    print(f"build      release, {' '.join(packages)}, {time.monotonic() - began:.0f} s", flush=True)
+    return Path(target) / "release"
+
+
+class Program:
+    """A running program, with what it says in a file. Ends with the block, and with this process however that ends."""
+
+    def __init__(self, name: str, words: list[str], log: Path) -> None:
+        self.name = name
+        self.log = log
+        # The kernel ends it when we die, even by SIGKILL; `setpriv` becomes the program, so the process is the same.
+        setpriv = shutil.which("setpriv")
+        prefix = [setpriv, "--pdeathsig", "TERM"] if setpriv else []
+        with log.open("wb") as file:
+            # Standard input is a pipe that nobody writes to: some programs end with it.
+            self.process = subprocess.Popen(prefix + words, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+
+    def __enter__(self) -> "Program":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.stdin.close()
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(END_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def wait_for(self, pattern: str, seconds: float = START_SECONDS_MAX) -> re.Match:
+        """Waits until it has said something, and finds that."""
+        end = time.monotonic() + seconds
+        while True:
+            ended = self.process.poll() is not None
+            said = self.log.read_text(errors="replace")
+            found = re.search(pattern, said, re.MULTILINE)
+            if found:
+                return found
+            if ended or time.monotonic() > end:
+                how = f"ended with {self.process.returncode}" if ended else f"did not come up within {seconds} s"
+                raise Trouble(f"{self.name} {how}\n{said[-3000:]}")
+            time.sleep(0.02)
+
+
+class Node(Program):
+    """A `bentod` without Tor."""
+
+    def __init__(self, programs: Path) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="bento-bench-")
+        directory = Path(self._directory.name)
+        (directory / "policy.toml").write_text(POLICY)
+        config = directory / "bentod.toml"
+        config.write_text('name = "Benchmark"\nstate = "state"\nlisten = "127.0.0.1:0"\n[tor]\noff = true\n')
+        super().__init__("bentod", [str(programs / "bentod"), "run", "--config", str(config)], directory / "log")
+
+    def __enter__(self) -> "Node":
+        try:
+            host, port = self.wait_for(r"listening address=([\d.]+):(\d+)").groups()
+        except BaseException:
+            self.__exit__()
+            raise
+        self.address = (host, int(port))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self._directory.cleanup()
+
+    def below(self, name: str) -> list[int]:
+        """Processes below it that have this name."""
+        found, left = [], [self.process.pid]
+        while left:
+            for children in Path(f"/proc/{left.pop()}/task").glob("*/children"):
+                for pid in map(int, children.read_text().split()):
+                    left.append(pid)
+                    if Path(f"/proc/{pid}/comm").read_text().strip() == name:
+                        found.append(pid)
+        return found
+
+
+def private_kib(pid: int) -> int:
+    """Memory that is a process's alone, as it is in RAM now."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(text.split()[1]) for text in lines if text.startswith(("Private_Clean:", "Private_Dirty:")))

@@ -1,0 +1,134 @@
+//! Bento nodes and a website for a private network, started as a person would start them.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::process::Command;
+
+use crate::{Network, Program, Trouble, binary};
+
+/// The first origin of the website.
+pub const SITE_NAME: &str = "www.gazette.example";
+/// The second, with some of its pictures and fonts.
+pub const SECOND_NAME: &str = "media.gazette.example";
+
+const SITE: Ipv4Addr = Ipv4Addr::new(127, 80, 0, 1);
+const SECOND: Ipv4Addr = Ipv4Addr::new(127, 80, 0, 2);
+
+/// What a node of a private network must open by name: the addresses of the website are private ones.
+pub const SITE_RULE: &str = "accept 127.80.0.0/16:*";
+
+/// Longest wait for a node's first connection to the network and its onion service.
+const PUBLISHED_DEADLINE: Duration = Duration::from_secs(90);
+const READY_DEADLINE: Duration = Duration::from_secs(20);
+
+/// The website, over HTTP and HTTPS.
+#[derive(Debug)]
+pub struct Site {
+    /// Its process.
+    pub program: Program,
+    /// `http://…` of its front page.
+    pub http: String,
+    /// `https://…` of its front page.
+    pub https: String,
+}
+
+impl Site {
+    /// Starts it on this network: names, certificates and all.
+    pub async fn start(network: &Network) -> Result<Self, Trouble> {
+        network.names().set(SITE_NAME, &[SITE]);
+        network.names().set(SECOND_NAME, &[SECOND]);
+        let server = network.ca()?.server(&[SITE_NAME, SECOND_NAME], &[IpAddr::V4(SITE), IpAddr::V4(SECOND)])?;
+        // An ordinary user cannot have the usual ports; then others do.
+        let usual = std::net::TcpListener::bind((SITE, 80)).is_ok();
+        let (http, https) = if usual { (80, 443) } else { (8080, 8443) };
+        let mut command = Command::new("/usr/bin/python3");
+        command.arg(source("testnet/site/site.py"));
+        for (option, address, port) in
+            [("--http", SITE, http), ("--https", SITE, https), ("--second-http", SECOND, http), ("--second-https", SECOND, https)]
+        {
+            command.arg(option).arg(format!("{address}:{port}"));
+        }
+        command.arg("--cert").arg(&server.certificate).arg("--key").arg(&server.key).args(["--second-name", SECOND_NAME]);
+        let mut program = Program::start("the website", &mut command)?;
+        program.wait_for_line(|line| line.starts_with("ready"), READY_DEADLINE).await?;
+        let url =
+            |scheme: &str, port: u16| if usual { format!("{scheme}://{SITE_NAME}/") } else { format!("{scheme}://{SITE_NAME}:{port}/") };
+        Ok(Self { program, http: url("http", http), https: url("https", https) })
+    }
+}
+
+/// A running `bentod`.
+#[derive(Debug)]
+pub struct Node {
+    /// Its process.
+    pub program: Program,
+    /// Its onion service.
+    pub address: String,
+    /// Its configuration file.
+    pub config: PathBuf,
+}
+
+impl Node {
+    /// Starts a node with a managed tor of its own in this directory, with this egress and more lines for its policy's `[offers]`,
+    /// and waits until its onion service is published.
+    pub async fn start(network: &Network, directory: &Path, name: &str, egress: &str, offers: &str) -> Result<Self, Trouble> {
+        let doing = || Trouble::doing(format!("preparing node {name}"));
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(doing())?;
+        let lines: Vec<String> = network.torrc_lines().iter().map(|line| format!("{line:?}")).collect();
+        let config = format!(
+            "name = {name:?}\nstate = \"state\"\nnameservers = [\"{}\"]\n[tor]\nlines = [{}]\n[images.python3]\n[images.web]\npackages = [{}]\ncertificates = {:?}\n",
+            network.names().address(),
+            lines.join(", "),
+            WEB.map(|package| format!("{package:?}")).join(", "),
+            network.ca()?.file().display().to_string(),
+        );
+        let policy = format!(
+            "[offers]\nimage = [\"python3\", \"web\"]\nmemory = \"1 GiB\"\negress = [{egress:?}]\nconnect = [\"{SITE_RULE}\", \"accept *:80\", \"accept *:443\"]\n{offers}\n"
+        );
+        let path = directory.join("bentod.toml");
+        fs::write(&path, config).map_err(doing())?;
+        fs::write(directory.join("policy.toml"), policy).map_err(doing())?;
+        Self::start_again(name, &path).await
+    }
+
+    /// Starts a node with the configuration of an earlier one.
+    pub async fn start_again(name: &str, config: &Path) -> Result<Self, Trouble> {
+        // Its log goes to standard error, and is what says when it is published.
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "exec \"$0\" run --config \"$1\" 2>&1"]).arg(binary("bentod")?).arg(config);
+        let mut program = Program::start(name, &mut command)?;
+        let line = program.wait_for_line(|line| line.contains("published address="), PUBLISHED_DEADLINE).await?;
+        let address = line.rsplit('=').next().unwrap_or_default().trim().to_owned();
+        Ok(Self { program, address, config: config.to_owned() })
+    }
+}
+
+/// What the image `web` has, as `packaging/bentod.toml` has it.
+const WEB: [&str; 15] = [
+    "requests",
+    "urllib3",
+    "html5lib",
+    "tinycss2",
+    "webencodings",
+    "brotli",
+    "_brotli",
+    "six",
+    "idna",
+    "certifi",
+    "chardet",
+    "lxml",
+    "bs4",
+    "soupsieve",
+    "charset_normalizer",
+];
+
+/// A file of the source tree, which the tests and the demo run from.
+fn source(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/")).join(path)
+}
