@@ -46,7 +46,8 @@ impl Ca {
         if !key_file.exists() || !ca.file().exists() {
             let certificate = params.self_signed(ca.issuer.key())?;
             private_file(&key_file, ca.issuer.key().serialize_pem().as_bytes())?;
-            private_file(&ca.file(), certificate.pem().as_bytes())?;
+            // Public by nature, and read by functions, which are nobody's.
+            std::fs::write(ca.file(), certificate.pem()).map_err(Trouble::at("writing", &ca.file()))?;
         }
         Ok(ca)
     }

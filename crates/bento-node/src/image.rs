@@ -4,7 +4,9 @@
 
 use std::{
     collections::BTreeMap,
+    fs::Permissions,
     io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
@@ -69,6 +71,9 @@ pub async fn prepare(images: &BTreeMap<String, config::Image>, state: &Path) -> 
             openings.push(Opening { outside, inside: Path::new("/packages").join(file_name) });
         }
         if image.certificates.exists() {
+            if !readable_by_all(&image.certificates) {
+                return Err(failed(format!("{} is not readable by all; a function runs as nobody", image.certificates.display()), None));
+            }
             openings.push(Opening { outside: image.certificates.clone(), inside: CERTIFICATES.into() });
         }
         let found = bento_jail::python_openings(&python, &extensions);
@@ -77,6 +82,10 @@ pub async fn prepare(images: &BTreeMap<String, config::Image>, state: &Path) -> 
         prepared.insert(name.clone(), Arc::new(Image { python, openings, has_packages, packages: image.packages.clone() }));
     }
     Ok(prepared)
+}
+
+fn readable_by_all(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
 }
 
 /// The file or directory of a module: `name/`, `name.py`, or an extension module such as `name.cpython-311-x86_64-linux-gnu.so`.
@@ -97,12 +106,17 @@ fn find(directory: &Path, name: &str) -> Option<String> {
 async fn runtime(state: &Path, python: &Path) -> io::Result<PathBuf> {
     let directory = state.join("runtime").join("bento");
     std::fs::create_dir_all(&directory)?;
+    // Functions of a node that root runs are nobody's, whatever root's umask says.
+    for open in [directory.as_path(), &state.join("runtime")] {
+        std::fs::set_permissions(open, Permissions::from_mode(0o755))?;
+    }
     for (name, text) in RUNTIME {
         let path = directory.join(name);
         // An unchanged file keeps its time, and with it its compiled form.
         if std::fs::read_to_string(&path).ok().as_deref() != Some(*text) {
             std::fs::write(&path, text)?;
         }
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644))?;
     }
     let mut compile = tokio::process::Command::new(python);
     compile.args(["-I", "-S", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]).arg(&directory);
@@ -112,6 +126,11 @@ async fn runtime(state: &Path, python: &Path) -> io::Result<PathBuf> {
     let status = tokio::time::timeout(COMPILE_DEADLINE, compile.status()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     if !status.success() {
         return Err(io::Error::other("the interpreter could not compile the runtime"));
+    }
+    let compiled = directory.join("__pycache__");
+    std::fs::set_permissions(&compiled, Permissions::from_mode(0o755))?;
+    for entry in std::fs::read_dir(&compiled)? {
+        std::fs::set_permissions(entry?.path(), Permissions::from_mode(0o644))?;
     }
     Ok(state.join("runtime"))
 }

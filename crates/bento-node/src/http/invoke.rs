@@ -10,7 +10,7 @@ use std::{
 
 use axum::{
     body::Body,
-    extract::{Path, Request, State},
+    extract::{Path, Request, State, rejection::PathRejection},
     http::{HeaderMap, HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
 };
@@ -44,7 +44,12 @@ const BUNDLE_LENGTH: HeaderName = HeaderName::from_static("bento-bundle-length")
 const OUTCOME: &str = "bento-outcome";
 
 /// `POST /v1/invoke/{method}`.
-pub(super) async fn invoke(State(node): State<Arc<Node>>, Path(method): Path<String>, request: Request) -> Result<Response, Failure> {
+pub(super) async fn invoke(
+    State(node): State<Arc<Node>>,
+    method: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let method = method_name(method)?;
     let container = node.functions().by_invocation(&invocation_token(request.headers())?)?;
     if node.stopping.is_cancelled() {
         return Err(Refusal::Stopping.into());
@@ -54,7 +59,12 @@ pub(super) async fn invoke(State(node): State<Arc<Node>>, Path(method): Path<Str
 }
 
 /// `POST /v1/run/{method}`: a bundle and its input in one body.
-pub(super) async fn run(State(node): State<Arc<Node>>, Path(method): Path<String>, request: Request) -> Result<Response, Failure> {
+pub(super) async fn run(
+    State(node): State<Arc<Node>>,
+    method: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let method = method_name(method)?;
     let arguments = arguments(request.headers())?;
     let length = request.headers().get(BUNDLE_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<usize>().ok());
     let length = length.ok_or_else(|| Refusal::BadRequest(format!("the header `{BUNDLE_LENGTH}` must have the length of the bundle in bytes")))?;
@@ -96,6 +106,11 @@ async fn deliver(container: Arc<Container>, run: Option<Run>, method: &str, argu
             Ok((headers, body).into_response())
         }
     }
+}
+
+/// The method's name in the path. What is no text is answered in our own words, not in those of the library.
+fn method_name(method: Result<Path<String>, PathRejection>) -> Result<String, Refusal> {
+    method.map(|Path(name)| name).map_err(|_| Refusal::BadRequest("the method's name in the path is not UTF-8".into()))
 }
 
 /// A JSON object in a header; ASCII, so other characters come as `\uXXXX`.

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use bento_proto::{exit_policy::Rule, Size, Span};
+use bento_proto::{Size, Span, exit_policy::Rule};
 use clap::{Parser, Subcommand, builder::styling};
 
 const EXAMPLES: &str = "\

@@ -39,7 +39,8 @@ pub(crate) async fn run(context: &Context, args: args::Browse) -> Result<(), Fai
     // A page at another port is what was asked for, so the function may go there as well.
     let port = port(&url).filter(|port| ![80, 443].contains(port)).and_then(|port| format!("accept *:{port}").parse().ok());
     let rules: Vec<Rule> = args.connect.iter().cloned().chain(port).collect();
-    let bundle = bento::connecting_to(bundle, &rules).map_err(|error| Failure::input(format!("adding to what the browser may connect to: {error}")))?;
+    let bundle = bento::connecting_to(bundle, &rules)
+        .map_err(|error| Failure::input(format!("adding to what the browser may connect to: {error}")))?;
     let wrong = |error: bento::SizesError| Failure::input(error.to_string()).with_hint("for example `--bucket 1000000`");
     let sizes = match args.bucket {
         Some(bucket) => Sizes::bucket(bucket).map_err(wrong)?,
@@ -67,7 +68,17 @@ pub(crate) async fn run(context: &Context, args: args::Browse) -> Result<(), Fai
         }
         context.show.received(bytes, Some(total));
     });
-    let page = fetched.await.map_err(|error| Failure::about(error, &bundle.manifest.name, args.function.as_deref()))?;
+    let page = fetched.await.map_err(|error| {
+        let mut failure = Failure::about(error, &bundle.manifest.name, args.function.as_deref());
+        // The browser that came with this program lies in no directory that `--fit` could be given.
+        if let (REFUSED, None, Some(hint)) = (failure.status, &args.function, &mut failure.hint) {
+            *hint = hint.replace(
+                "`bento nodes --fit DIR` lists the nodes that can take it",
+                "without `--node`, a node of the list that can take it is used",
+            );
+        }
+        failure
+    })?;
     context.show.step(&format!("received {} bytes, of which {} are padding", page.received, page.padding));
 
     if let Kind::Error(reason) = &page.kind {

@@ -81,32 +81,8 @@ fn add(context: &Context, name: &str, address: &str) -> Result<(), Failure> {
 
 fn remove(context: &Context, name: &str) -> Result<(), Failure> {
     let list = context.nodes()?;
-    let text = list.text()?;
-    let before = list.parse(&text)?;
-    if !before.iter().any(|(other, _)| other == name) {
-        return Err(
-            Failure::input(format!("there is no node `{}` in the list", bento::line(name))).with_hint("`bento nodes` shows the list")
-        );
-    }
-    // The lines from the node's heading to the next one go, all others stay as the person wrote them.
-    let mut kept = String::new();
-    let mut inside = false;
-    for line in text.lines() {
-        if let Some(heading) = line.trim().strip_prefix('[') {
-            let heading = heading.split(']').next().unwrap_or_default();
-            inside = heading.trim().trim_matches(['"', '\'']) == name;
-        }
-        if !inside {
-            kept.push_str(line);
-            kept.push('\n');
-        }
-    }
-    let wanted: Vec<_> = before.into_iter().filter(|(other, _)| other != name).collect();
-    if list.parse(&kept).ok() != Some(wanted) {
-        return Err(Failure::input(format!("the list is written in a way that `{name}` cannot be taken out of"))
-            .with_hint(format!("take it out of {} by hand", list.path.display())));
-    }
-    list.write(&kept)?;
+    let text = list.without(&list.text()?, name)?;
+    list.write(&text)?;
     context.say(&format!("Removed {name}.\n"), &json!({"removed": name}))
 }
 
@@ -200,6 +176,35 @@ impl NodeList {
         entries.into_iter().map(read).collect()
     }
 
+    /// The text without a node: the lines from its heading to the next one go, all others stay as the person wrote them.
+    fn without(&self, text: &str, name: &str) -> Result<String, Failure> {
+        let before = self.parse(text)?;
+        if !before.iter().any(|(other, _)| other == name) {
+            return Err(
+                Failure::input(format!("there is no node `{}` in the list", bento::line(name))).with_hint("`bento nodes` shows the list")
+            );
+        }
+        let mut kept = String::new();
+        let mut inside = false;
+        for line in text.lines() {
+            if let Some(heading) = line.trim().strip_prefix('[') {
+                let heading = heading.split(']').next().unwrap_or_default();
+                inside = heading.trim().trim_matches(['"', '\'']) == name;
+            }
+            if !inside {
+                kept.push_str(line);
+                kept.push('\n');
+            }
+        }
+        // TOML can say the same in other ways; those are left to the person.
+        let wanted: Vec<_> = before.into_iter().filter(|(other, _)| other != name).collect();
+        if self.parse(&kept).ok() != Some(wanted) {
+            return Err(Failure::input(format!("the list is written in a way that `{name}` cannot be taken out of"))
+                .with_hint(format!("take it out of {} by hand", self.path.display())));
+        }
+        Ok(kept)
+    }
+
     fn write(&self, text: &str) -> Result<(), Failure> {
         if let Some(parent) = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             make_private(parent)?;
@@ -217,4 +222,37 @@ fn place(text: &str, error: &toml::de::Error) -> String {
     let at = error.span().map_or(0, |span| span.start).min(text.len());
     let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
     format!("line {line}:")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIST: &str = "# mine\n[anna]\naddress = \"127.0.0.1:1\" # first\n\n[ \"bob\" ]\naddress = \"127.0.0.1:2\"\n";
+
+    #[test]
+    fn a_node_is_taken_out_and_what_the_person_wrote_stays() {
+        let list = NodeList::at("nodes.toml".into());
+        assert_eq!(list.parse(LIST).unwrap().len(), 2);
+        assert_eq!(list.without(LIST, "bob").unwrap(), "# mine\n[anna]\naddress = \"127.0.0.1:1\" # first\n\n");
+        assert_eq!(list.without(LIST, "anna").unwrap(), "# mine\n[ \"bob\" ]\naddress = \"127.0.0.1:2\"\n");
+        assert!(list.without(LIST, "carl").is_err());
+        let inline = "anna = { address = \"127.0.0.1:1\" }\n";
+        assert!(list.without(inline, "anna").unwrap_err().hint.unwrap().contains("by hand"));
+    }
+
+    #[test]
+    fn a_list_that_is_none_is_told_with_its_line() {
+        let list = NodeList::at("nodes.toml".into());
+        for (text, says) in [
+            ("[anna]\naddres = \"127.0.0.1:1\"\n", "line 2"),
+            ("[anna]\naddress = 1\n", "line 2"),
+            ("[anna]\naddress = \"example.org\"\n", "address of `anna`"),
+            ("[Anna]\naddress = \"127.0.0.1:1\"\n", "lower-case"),
+            ("[anna\n", "line 1"),
+        ] {
+            let failure = list.parse(text).unwrap_err();
+            assert!(failure.text.contains(says) && failure.status == 2, "{failure}");
+        }
+    }
 }

@@ -15,6 +15,7 @@ use seccompiler::{
 use syscalls::Sysno;
 
 use crate::refusal::{Refusal, Wall};
+use crate::shortcut;
 
 const WALL: &str = "seccomp";
 
@@ -71,21 +72,25 @@ pub(crate) struct Filters([BpfProgram; 2]);
 impl Filters {
     /// Makes the filters for a spec, with one `execve` let through by its arguments' addresses.
     pub(crate) fn build(spec: &Spec, execve: [u64; 3]) -> Result<Self, Refusal> {
-        let mut rules = BTreeMap::new();
+        let (mut rules, mut open) = (BTreeMap::new(), Vec::with_capacity(spec.syscalls.len()));
         for name in &spec.syscalls {
-            let number = Sysno::from_str(name).map_err(|_| Refusal::new(WALL, format_args!("there is no system call {name}")))?;
-            rules.insert(number.id() as i64, rules_for(number).wall(WALL, name)?);
+            let call = Sysno::from_str(name).map_err(|_| Refusal::new(WALL, format_args!("there is no system call {name}")))?;
+            match rules_for(call).wall(WALL, name)? {
+                in_all_cases if in_all_cases.is_empty() => open.push(call.id() as u32),
+                in_some => drop(rules.insert(i64::from(call.id()), in_some)),
+            }
         }
         let sealed = execve.iter().zip(0..).map(|(address, place)| SeccompCondition::new(place, Len::Qword, Op::Eq, *address));
         let sealed = sealed.collect::<Result<Vec<_>, _>>().and_then(SeccompRule::new).wall(WALL, "sealing execve")?;
         rules.insert(libc::SYS_execve, vec![sealed]);
         // The other filter has answered it already; the stricter answer wins.
-        rules.insert(libc::SYS_clone3, Vec::new());
+        open.push(libc::SYS_clone3 as u32);
 
+        let listed = compile(rules, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow)?;
         let no_clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
         Ok(Self([
             compile(no_clone3, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))?,
-            compile(rules, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow)?,
+            shortcut::insert(listed, &mut open).ok_or_else(|| Refusal::new(WALL, "seccompiler makes filters of another kind"))?,
         ]))
     }
 

@@ -17,6 +17,7 @@ mod probe;
 mod refusal;
 mod rights;
 mod seal;
+mod shortcut;
 mod sys;
 
 use std::process::ExitCode;
