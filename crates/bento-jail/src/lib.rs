@@ -9,6 +9,15 @@
 //! - descriptor 1: a pipe, on which one [`Report`] comes per line. When nobody reads it any more, the jail ends;
 //! - descriptor 2: `/dev/null` or a file; only trouble of `bento-jail` itself is written there.
 //!
+//! # What no wall stops
+//!
+//! - Timing: a function can measure what others on the machine do to its caches and its share of the CPU.
+//! - The kernel's own memory on a function's behalf: page tables and areas of memory (some 5 % of the memory bound), buffers of its sockets and
+//!   pipes (some 200 KiB a descriptor), file locks (some 200 bytes each, as many as its CPU time suffices for). Only a memory cgroup counts
+//!   these, and this program sets up none.
+//! - What the kernel itself tells: its version, the machine's memory and load (`uname`, `sysinfo`). Neither host name nor any file.
+//! - A crash of the machine's kernel through a call that is open.
+//!
 //! `bento-jail` knows nothing of policies, tokens or functions.
 
 #![forbid(unsafe_code)]

@@ -17,6 +17,7 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
+use rustix::net::{RecvFlags, recv};
 use serde_json::{Map, Value};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -197,8 +198,12 @@ impl Output {
         let mut limited = (&mut self.stream).take(CHUNK_BYTES as u64);
         let read = loop {
             if self.ended.is_some() {
-                // What it wrote is here by now. A stream that something in the function keeps open does not keep the invocation.
-                break limited.get_ref().try_read_buf(&mut self.buffer);
+                // What it wrote is here by now; the kernel is asked, since the runtime's own idea of readiness may lag behind. A stream that
+                // something in the function keeps open does not keep the invocation.
+                self.buffer.resize(CHUNK_BYTES, 0);
+                let read = recv(limited.get_ref().as_ref(), &mut self.buffer[..], RecvFlags::DONTWAIT).map(|(bytes, _)| bytes);
+                self.buffer.truncate(*read.as_ref().unwrap_or(&0));
+                break read.map_err(std::io::Error::from);
             }
             tokio::select! {
                 biased;
@@ -357,7 +362,8 @@ fn header_of(outcome: &Outcome) -> HeaderValue {
         let json = serde_json::to_string(outcome).unwrap_or_default();
         let mut text = String::with_capacity(json.len());
         for unit in json.chars() {
-            if unit.is_ascii() {
+            // JSON escapes the other control characters, and HTTP lets this one not pass.
+            if unit.is_ascii() && unit != '\u{7f}' {
                 text.push(unit);
             } else {
                 for half in unit.encode_utf16(&mut [0; 2]) {
@@ -408,7 +414,7 @@ mod tests {
         for outcome in [
             Outcome::Returned,
             Outcome::Killed { bound: Bound::Memory },
-            Outcome::Failed { error: "naïve 𝄞\r\nX: y".into(), traceback: "ä".repeat(100) },
+            Outcome::Failed { error: "naïve 𝄞\r\nX: y\u{7f}".into(), traceback: "ä".repeat(100) },
         ] {
             let header = header_of(&outcome);
             assert!(header.to_str().unwrap().is_ascii());

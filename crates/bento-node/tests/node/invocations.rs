@@ -160,3 +160,22 @@ async fn what_a_function_prints_is_for_its_client() {
     assert_eq!(function.invoke("talk", "{}").await.status, 200);
     assert_eq!(function.status().await.log, ["printed", "logged"]);
 }
+
+#[tokio::test]
+async fn no_output_is_lost_when_many_ask_at_once() {
+    let code = "def write(api, declare):\n    if declare:\n        api.output.length(20000)\n    api.output.write(b'x' * 20000)\n";
+    let function = std::sync::Arc::new(installed("invocations = 8", code).await);
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let function = std::sync::Arc::clone(&function);
+        asking.spawn(async move {
+            for round in 0..40 {
+                let answer = function.invoke("write", &format!(r#"{{"declare": {}}}"#, round % 2 == 0)).await;
+                assert_eq!((answer.status.as_u16(), answer.body.len(), answer.whole), (200, 20_000, true), "{:?}", answer.body);
+            }
+        });
+    }
+    while let Some(done) = asking.join_next().await {
+        done.unwrap();
+    }
+}
