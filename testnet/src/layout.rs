@@ -100,6 +100,8 @@ pub(crate) fn common_lines(relays: &[Relay]) -> Vec<String> {
         "PathsNeededToBuildCircuits 0.67".to_owned(),
         "ShutdownWaitLength 0".to_owned(),
         "NumCPUs 1".to_owned(),
+        // Its four second-hop relays are half of this network: often no path is left to an onion service, and streams hang for minutes.
+        "VanguardsLiteEnabled 0".to_owned(),
     ];
     lines.extend(relays.iter().filter_map(Relay::authority_line));
     lines

@@ -164,7 +164,7 @@ async fn what_a_function_prints_is_for_its_client() {
 #[tokio::test]
 async fn no_output_is_lost_when_many_ask_at_once() {
     let code = "def write(api, declare):\n    if declare:\n        api.output.length(20000)\n    api.output.write(b'x' * 20000)\n";
-    let function = std::sync::Arc::new(installed("invocations = 8", code).await);
+    let function = std::sync::Arc::new(installed("invocations = 8\nprocesses = 24", code).await);
     let mut asking = tokio::task::JoinSet::new();
     for _ in 0..8 {
         let function = std::sync::Arc::clone(&function);
