@@ -25,7 +25,7 @@ HEAD_BYTES = 128 * 1024
 INTERIM_RESPONSES = 16
 
 #: Decoded bytes of one document, style sheet, image or font, and of one film or sound.
-DOCUMENT_BYTES = 12 * 1024 * 1024
+DOCUMENT_BYTES = 8 * 1024 * 1024
 SHEET_BYTES = 4 * 1024 * 1024
 RESOURCE_BYTES = 12 * 1024 * 1024
 
@@ -50,6 +50,13 @@ MISSING_CHARACTERS = 400
 
 #: Longest address that is fetched. Firefox's bar stops at 64 Ki; servers at 8 Ki.
 URL_CHARACTERS = 16 * 1024
+
+#: Seconds of CPU time for one page. Below the manifest's `cpu`: a page that takes more must still leave as a padded error.
+WORK_SECONDS = 40
+
+#: Longest `srcset`, `sizes` and media condition that is read, in characters. The longest honest ones have a few thousand.
+CHOICE_CHARACTERS = 256 * 1024
+CONDITION_CHARACTERS = 2 * 1024
 
 #: The largest padded result.
 RESULT_BYTES = 128 * 1024 * 1024

@@ -5,9 +5,10 @@ A packed page holds one image of each set. It is chosen for the viewport in `bou
 
 import re
 
-from bounds import VIEWPORT_HEIGHT, VIEWPORT_WIDTH
+from bounds import CHOICE_CHARACTERS, CONDITION_CHARACTERS, VIEWPORT_HEIGHT, VIEWPORT_WIDTH
 
-_CANDIDATE = re.compile(r"[\s,]*(?P<url>\S*[^\s,])(?:\s+(?P<descriptors>(?:[^,(]|\([^)]*\))*)|(?=,))?,*")
+_CANDIDATE = re.compile(r"\S+")
+_DESCRIPTORS = re.compile(r"(?:[^,(]|\([^)]*\)?)*")
 _LENGTH = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)(px|vw|vh|em|rem|vmin|vmax|pt|pc|in|cm|mm)?\Z", re.I)
 _UNITS = {
     "px": 1.0, "em": 16.0, "rem": 16.0, "vw": VIEWPORT_WIDTH / 100, "vh": VIEWPORT_HEIGHT / 100, "vmin": VIEWPORT_HEIGHT / 100,
@@ -52,20 +53,25 @@ def image(srcset: str, sizes: str, src: str | None) -> tuple[str, str] | None:
 
 def split(srcset: str) -> list[tuple[str, str]]:
     """The candidates of a `srcset`: address and descriptors."""
-    found, at = [], 0
-    while match := _CANDIDATE.match(srcset, at):
-        if match.end() == at:
-            break
-        at = match.end()
-        found.append((match["url"], match["descriptors"] or ""))
-        if len(found) >= 100:
-            break
+    found: list[tuple[str, str]] = []
+    srcset = srcset[:CHOICE_CHARACTERS]
+    at = 0
+    while match := _CANDIDATE.search(srcset, at):
+        url, at = match.group().lstrip(","), match.end()
+        descriptors = ""
+        if url.endswith(","):
+            url = url.rstrip(",")  # a comma right behind an address ends its candidate
+        elif url:
+            match = _DESCRIPTORS.match(srcset, at)
+            descriptors, at = match.group(), match.end() + 1
+        if url:
+            found.append((url, descriptors))
     return found
 
 
 def slot_width(sizes: str) -> float:
     """How wide an image is shown, in CSS pixels, by its `sizes`."""
-    for part in re.split(r",(?![^()]*\))", sizes):
+    for part in re.split(r",(?![^()]*\))", sizes[:CONDITION_CHARACTERS]):
         part = part.strip()
         at = part.rfind(")") + 1 if not part.endswith(")") else 0
         condition, length = part[:at].strip(), part[at:].strip()
@@ -93,7 +99,7 @@ def _pixels(length: str) -> float | None:
 
 def media(query: str) -> bool:
     """True if a media query list matches the viewport. What is not understood does not match."""
-    return not query.strip() or any(_one(part.strip().lower()) for part in re.split(r",(?![^()]*\))", query))
+    return not query.strip() or len(query) <= CONDITION_CHARACTERS and any(_one(part.strip().lower()) for part in re.split(r",(?![^()]*\))", query))
 
 
 def _one(query: str) -> bool:

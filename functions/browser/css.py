@@ -124,6 +124,9 @@ class _Sheet:
         self.out: list[str] = []
         self.at = 0
         self.open: list[str] = []
+        # How many of these are braces, and where the next semicolon or brace stands: looked up often.
+        self.braces = 0
+        self.sign_at = -1
 
     def packed(self) -> str:
         beginning = True
@@ -166,19 +169,20 @@ class _Sheet:
                 self._quoted_url()
                 return
             self.open.append(name)
+            self.braces += name == "{"
         elif kind == "sign" and text in ")]}":
             if not self.open:
                 # A brace too many would end the block an importing sheet has put around this one.
                 self.out.append("" if text != "}" else "\\}")
                 return
             if _CLOSES[self.open[-1][-1]] != text:
-                if text == "}" and "{" in self.open:
+                if text == "}" and self.braces:
                     # A brace ends what was left open within its block.
                     while self.open[-1] != "{":
                         self.out.append(_CLOSES[self.open.pop()[-1]])
                 else:
                     return
-            self.open.pop()
+            self.braces -= self.open.pop() == "{"
         elif kind == "url":
             self.out.append(self.environment.image(self.base, text))
             return
@@ -236,10 +240,10 @@ class _Sheet:
         return self.tokens[begin:self.at]
 
     def _is_statement(self) -> bool:
-        for token in self.tokens[self.at:]:
-            if token.kind == "sign" and token.text in ";{":
-                return token.text == ";"
-        return True
+        if self.sign_at < self.at:
+            signs = (at for at in range(self.at, len(self.tokens)) if self.tokens[at].kind == "sign" and self.tokens[at].text in ";{")
+            self.sign_at = next(signs, len(self.tokens))
+        return self.sign_at == len(self.tokens) or self.tokens[self.sign_at].text == ";"
 
     def _import(self, words: list[_Token]) -> None:
         """`@import ADDRESS [layer | layer(NAME)] [supports(CONDITION)] [MEDIA]` becomes blocks around what it imports."""

@@ -25,7 +25,7 @@ _OPTIONAL = frozenset("html head body p li dt dd option optgroup tr td th tbody 
 _NAMES = frozenset("viewport description author keywords generator application-name theme-color color-scheme format-detection".split())
 _EQUIV = frozenset({"content-language", "default-style", "x-ua-compatible"})
 # Nesting that is kept track of. More is left to the browser.
-_OPEN_MAX = 500
+_OPEN_MAX = 200
 # Documents whose tokens are kept between writings.
 _KEPT_CHARACTERS = 1024 * 1024
 
@@ -57,7 +57,9 @@ class Document:
         """Finds what counts before its place: the base, the title, the icon, a refresh."""
         based = titled = titling = False
         hidden = 0
-        for token in self.tokens:
+        for at, token in enumerate(self.tokens):
+            if not at & 1023:
+                self.visit.work()
             if isinstance(token, Text):
                 self.visit.characters.update(token.text)
                 if titling:
@@ -131,7 +133,9 @@ class Writer:
 
     def written(self) -> str:
         """The whole document."""
-        for token in self.document.tokens:
+        for at, token in enumerate(self.document.tokens):
+            if not at & 1023:
+                self.visit.work()
             if self._skipped:
                 self._skip_over(token)
             elif isinstance(token, Doctype):

@@ -190,6 +190,11 @@ class Fetcher:
         before = threading.stack_size(_STACK_BYTES)
         try:
             threading.Thread(target=self._serve, daemon=True).start()
+        except RuntimeError:
+            # No more threads than these: what is wanted waits for one of them.
+            if not self._threads:
+                raise Trouble("not one thread could be started") from None
+            return
         finally:
             threading.stack_size(before)
         self._threads += 1

@@ -6,7 +6,9 @@ The last writing, when nothing is fetched any more, is the result.
 
 import base64
 import binascii
+import bisect
 import re
+import time
 from email.message import Message
 from urllib.parse import quote, unquote_to_bytes
 
@@ -16,7 +18,9 @@ import marks
 import mime
 import show
 import urls
-from bounds import DOCUMENT_BYTES, IMPORT_DEPTH, MISSING_CHARACTERS, MISSING_ENTRIES, REDIRECTS, RESOURCE_BYTES, SHEET_BYTES, TEXT_BYTES, Bounds
+from bounds import (
+    DOCUMENT_BYTES, IMPORT_DEPTH, MISSING_CHARACTERS, MISSING_ENTRIES, REDIRECTS, RESOURCE_BYTES, SHEET_BYTES, TEXT_BYTES, WORK_SECONDS, Bounds,
+)
 from document import Document
 from fetch import Fetch, Fetcher, Resource, redirected
 from headers import Kind
@@ -47,6 +51,8 @@ class Visit:
         self._marks: list[str] = []
         self._mark_of: dict[str, int] = {}
         self._text_left = TEXT_BYTES
+        self._begun = time.process_time()
+        self._ordered: list[int] = []
 
     def page(self) -> bytes:
         """The packed page. Raises `Trouble` if there is none."""
@@ -258,9 +264,22 @@ class Visit:
 
     def spend(self, characters: int) -> None:
         """Counts text against its bound."""
+        self.work()
         self._text_left -= characters
         if self._text_left < 0:
             raise Trouble(f"its documents and style sheets are over {TEXT_BYTES} bytes altogether")
+
+    def work(self) -> None:
+        """Asks whether the page may take yet more work."""
+        if time.process_time() - self._begun > WORK_SECONDS:
+            raise Trouble(f"it takes more than {WORK_SECONDS} s of CPU time to pack")
+
+    def shows(self, low: int, high: int) -> bool:
+        """True if the page has a character between these two."""
+        if len(self._ordered) != len(self.characters):
+            self._ordered = sorted(map(ord, self.characters))
+        at = bisect.bisect_left(self._ordered, low)
+        return at < len(self._ordered) and self._ordered[at] <= high
 
     def missing(self) -> list[dict[str, str]]:
         """What could not be fetched, and why."""
@@ -328,6 +347,6 @@ class Sheets:
                 return True
             low = int(found[1].replace("?", "0"), 16)
             high = int(found[2], 16) if found[2] else int(found[1].replace("?", "F"), 16)
-            if any(low <= ord(character) <= high for character in self._visit.characters):
+            if self._visit.shows(low, high):
                 return True
         return False

@@ -155,7 +155,7 @@ fn parse_addresses(pattern: &str, cut: &dyn Fn(&str) -> String) -> Result<Addres
     }
     let no = || RuleError::Address(cut(pattern));
     let (text, prefix) = match pattern.split_once('/') {
-        Some((text, prefix)) => (text, Some(prefix.parse::<u32>().map_err(|_| no())?)),
+        Some((text, prefix)) => (text, Some(digits(prefix).ok_or_else(no)?)),
         None => (pattern, None),
     };
     let address: IpAddr = match text.strip_prefix('[').map(|inner| inner.strip_suffix(']')) {
@@ -173,12 +173,17 @@ fn parse_ports(text: &str, cut: &dyn Fn(&str) -> String) -> Result<RangeInclusiv
         return Ok(1..=u16::MAX);
     }
     let no = || RuleError::Port(cut(text));
-    let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(no);
+    let port = |text: &str| digits::<u16>(text).filter(|port| *port > 0).ok_or_else(no);
     let (first, last) = match text.split_once('-') {
         Some((first, last)) => (port(first)?, port(last)?),
         None => (port(text)?, port(text)?),
     };
     if first > last { Err(no()) } else { Ok(first..=last) }
+}
+
+/// A number of digits alone: the standard library would take a plus sign as well.
+fn digits<T: FromStr>(text: &str) -> Option<T> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 impl fmt::Display for Rule {
@@ -283,6 +288,8 @@ mod tests {
             "accept example.org:80",
             "accept 1.2.3.4/33:80",
             "accept *:80,443",
+            "accept *:+80",
+            "accept 1.2.3.4/+32:80",
         ] {
             assert!(wrong.parse::<Rule>().is_err(), "{wrong:?}");
         }

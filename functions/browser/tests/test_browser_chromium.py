@@ -100,11 +100,6 @@ def test_a_packed_page_asks_for_nothing_and_looks_the_same(gazette, sites, tmp_p
         assert int(float(done.stderr.split()[0])) <= DIFFERENT_PIXELS_MAX, f"{done.stderr} pixels differ: {tmp_path}/difference.png"
 
 
-def test_served_over_http_it_asks_for_no_icon_either(gazette, sites, tmp_path):
-    html = gazette.visit("/test/many/3").html
-    assert '<link rel="icon" href="data:image/x-icon' in html or '<link rel="icon" href="data:' in html
-
-
 def test_hostile_pages_ask_for_nothing(evil, sites, tmp_path):
     rng = random.Random(11)
     sources = ["".join(PIECES), *("".join(rng.choice(PIECES) for _ in range(rng.randint(2, 12))) for _ in range(150))]

@@ -154,7 +154,8 @@ def test_no_sheet_ends_its_element():
 
 
 def test_hostile_sheets_take_no_more_than_their_length():
-    for piece in ("url(", "@import ", "@import 'x' layer(", "a{", "(", "'", "\\", "/*", "@font-face{src:", "image-set(", "}", "@layer a;", "url(x y"):
+    for piece in ("url(", "@import ", "@import 'x' layer(", "a{", "(", "'", "\\", "/*", "@font-face{src:", "image-set(", "}", "@layer a;", "@layer ", "url(x y", "(}", "{(", "[}", "@font-face{unicode-range:", "/**/ "):
         begin = time.process_time()
         packed(piece * 20_000)
+        packed(piece * 20_000 + "}" * 20_000)
         assert time.process_time() - begin < 4, piece

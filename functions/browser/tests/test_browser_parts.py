@@ -1,6 +1,7 @@
 """Addresses, character sets, encodings, choices: the parts that need no network."""
 
 import gzip
+import time
 import zlib
 
 import brotli
@@ -138,3 +139,14 @@ def test_first_bytes_outweigh_a_lying_type():
     assert mime.of_image("text/plain", b"\x89PNG\r\n\x1a\n") == "image/png" and mime.of_image("image/png", b"<html>") == "image/png"
     assert mime.of_image("text/html", b"<html>") is None and mime.of_image("", b"<?xml version='1.0'?><svg>") == "image/svg+xml"
     assert mime.of_document("", b"  <!DOCTYPE HTML>") == "text/html" and mime.of_document("text/plain", b"<html>") == "text/plain"
+
+
+def test_hostile_choices_take_no_more_than_their_length():
+    for piece in (",", " ", "(", ")", "a,", "a 1x,", "a (", "1w ", "(a:", "<", "not ", "(width<"):
+        begin = time.process_time()
+        choose.image(piece * 100_000, piece * 100_000, None)
+        choose.media(piece * 100_000)
+        choose.media((piece * 2000)[:2000])
+        show.refresh(piece * 100_000)
+        charset.document((piece * 100_000).encode(), piece * 10_000)
+        assert time.process_time() - begin < 2, piece

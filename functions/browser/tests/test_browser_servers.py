@@ -71,10 +71,10 @@ def test_a_page_comes_of(gazette, path, status, text):
     ("/test/raw/http09", "not HTTP"),
     ("/test/encoded/broken", "not what its encoding says"),
     ("/test/encoded/unknown", "its encoding is 'x-unheard-of'"),
-    ("/test/zeros/gzip", "it is over 12582912 bytes"),
-    ("/test/zeros/deflate", "it is over 12582912 bytes"),
-    ("/test/zeros/br", "it is over 12582912 bytes"),
-    ("/test/huge/100", "it is over 12582912 bytes"),
+    ("/test/zeros/gzip", "it is over 8388608 bytes"),
+    ("/test/zeros/deflate", "it is over 8388608 bytes"),
+    ("/test/zeros/br", "it is over 8388608 bytes"),
+    ("/test/huge/100", "it is over 8388608 bytes"),
 ])
 def test_an_error_comes_of(gazette, path, text):
     begin = time.monotonic()
@@ -183,7 +183,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, output[48:4000
 
 @pytest.mark.parametrize("path, text", [
     ("/test/zeros/gzip", "it is over"), ("/test/zeros/deflate", "it is over"), ("/test/zeros/br", "it is over"), ("/test/bombs", "it is over"),
-    ("/test/huge/11", ""),
+    ("/test/huge/7", ""),
 ])
 def test_bombs_stop_within_the_memory_of_the_manifest(gazette, path, text):
     """In a process with the address space that the manifest asks for."""

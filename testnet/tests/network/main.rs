@@ -2,6 +2,7 @@
 //!
 //! A case is a line in a `cases` list below: a sentence, and a function that is given the [`World`].
 
+mod bento;
 mod cases;
 mod world;
 
@@ -13,7 +14,15 @@ use world::{Case, World};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let cases: Vec<Case> = [cases::exits::CASES, cases::onion_services::CASES, cases::daemons::CASES].concat();
+    let cases: Vec<Case> = [
+        cases::exits::CASES,
+        cases::onion_services::CASES,
+        cases::daemons::CASES,
+        cases::functions::CASES,
+        cases::pages::CASES,
+        cases::kills::CASES,
+    ]
+    .concat();
 
     // The network comes up when the first case runs: listing the cases, or filtering all of them out, costs nothing.
     let shared: Arc<OnceLock<World>> = Arc::default();

@@ -12,7 +12,10 @@ use testnet::{Network, default_directory};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
+
+use crate::bento::Bento;
 
 /// Longest a case may take. Each waits for Tor a few times.
 const CASE_DEADLINE: Duration = Duration::from_secs(120);
@@ -38,6 +41,7 @@ pub(crate) struct World {
     pub(crate) network: Network,
     /// A directory for the cases, gone at the end.
     pub(crate) scratch: TempDir,
+    bento: OnceCell<Bento>,
 }
 
 impl World {
@@ -45,7 +49,7 @@ impl World {
         let runtime = Runtime::new().expect("a runtime");
         let directory = std::env::var_os("BENTO_TESTNET").map_or_else(default_directory, Into::into);
         let network = runtime.block_on(Network::up(&directory, |line| eprintln!("testnet: {line}"))).expect("a network");
-        Self { runtime, network, scratch: tempfile::tempdir().expect("a directory") }
+        Self { runtime, network, scratch: tempfile::tempdir().expect("a directory"), bento: OnceCell::new() }
     }
 
     pub(crate) fn run(&self, name: &str, case: fn(&World) -> Running<'_>) -> Result<(), Failed> {
@@ -55,8 +59,18 @@ impl World {
         ended.map_err(|_| Failed::from("it did not end in time"))?.map_err(|error| Failed::from(chain(&*error)))
     }
 
-    pub(crate) fn end(self) {
-        self.runtime.block_on(self.network.down());
+    pub(crate) fn end(mut self) {
+        self.runtime.block_on(async {
+            if let Some(bento) = self.bento.take() {
+                tokio::join!(bento.direct.program.stop(), bento.tor.program.stop(), bento.site.program.stop());
+            }
+            self.network.down().await;
+        });
+    }
+
+    /// The website and the nodes, started by the first case that needs them.
+    pub(crate) async fn bento(&self) -> Result<&Bento, testnet::Trouble> {
+        self.bento.get_or_try_init(|| Bento::start(self)).await
     }
 
     /// The client's SOCKS port.

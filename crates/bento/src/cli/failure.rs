@@ -106,7 +106,7 @@ impl From<ClientError> for Failure {
             _ => NODE,
         };
         let text = match &error {
-            ClientError::Ended(Outcome::Killed { bound }) => format!("the function was killed: it reached its bound of {bound}"),
+            ClientError::Ended(Outcome::Killed { bound }) => format!("the function was killed: {bound}"),
             ClientError::NotThere(cause) | ClientError::Input(cause) => format!("{error}: {}", reason(cause)),
             other => other.to_string(),
         };

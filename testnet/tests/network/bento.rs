@@ -1,0 +1,107 @@
+//! Bento in the network: a website, a node of each egress, and the client as a person runs it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use testnet::{
+    Trouble,
+    bento::{Node, Site},
+    binary,
+};
+use tokio::process::Command;
+
+use crate::world::World;
+
+/// Longest that one command of the client may take.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(90);
+
+pub(crate) struct Bento {
+    pub(crate) site: Site,
+    pub(crate) direct: Node,
+    pub(crate) tor: Node,
+}
+
+impl Bento {
+    pub(crate) async fn start(world: &World) -> Result<Self, Trouble> {
+        let network = &world.network;
+        let site = Site::start(network).await?;
+        let (direct, tor) = (world.scratch.path().join("node-direct"), world.scratch.path().join("node-tor"));
+        let (direct, tor) = tokio::try_join!(
+            Node::start(network, &direct, "Direct", "direct", ""),
+            Node::start(network, &tor, "Through Tor", "tor", ""),
+        )?;
+        Ok(Self { site, direct, tor })
+    }
+}
+
+/// What a command of the client said.
+pub(crate) struct Said {
+    pub(crate) status: Option<i32>,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+}
+
+impl Said {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("{error}: {} {}", self.text(), self.stderr))
+    }
+
+    /// It ended well.
+    pub(crate) fn good(self) -> Self {
+        assert_eq!(self.status, Some(0), "{} {}", self.text(), self.stderr);
+        self
+    }
+}
+
+/// One person with files of their own.
+pub(crate) struct Person<'a> {
+    world: &'a World,
+    pub(crate) home: PathBuf,
+}
+
+impl<'a> Person<'a> {
+    pub(crate) fn new(world: &'a World, name: &str) -> Self {
+        let home = world.scratch.path().join(format!("home-{name}"));
+        fs::create_dir_all(&home).expect("a home");
+        Self { world, home }
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary("bento").expect("bento is built"));
+        command.args(arguments).args(["--socks", &self.world.network.client_socks().to_string()]).current_dir(&self.home);
+        command.env("XDG_DATA_HOME", self.home.join("data")).env("XDG_CONFIG_HOME", self.home.join("config"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+    }
+
+    pub(crate) async fn bento(&self, arguments: &[&str]) -> Said {
+        let output = tokio::time::timeout(COMMAND_DEADLINE, self.command(arguments).output()).await;
+        let output = output.unwrap_or_else(|_| panic!("it hangs: bento {arguments:?}")).expect("it starts");
+        Said { status: output.status.code(), stdout: output.stdout, stderr: String::from_utf8_lossy(&output.stderr).into_owned() }
+    }
+
+    /// A directory with a function in it.
+    pub(crate) fn function(&self, name: &str, needs: &str, code: &str) -> String {
+        let directory = self.home.join(name);
+        fs::create_dir_all(&directory).expect("a directory");
+        let methods: Vec<String> =
+            code.lines().filter_map(|line| Some(format!("{:?}", line.strip_prefix("def ")?.split_once('(')?.0))).collect();
+        let manifest = format!("name = \"{name}\"\nmethods = [{}]\n[needs]\n{needs}\n", methods.join(", "));
+        fs::write(directory.join("manifest.toml"), manifest).expect("a manifest");
+        fs::write(directory.join("function.py"), code).expect("the code");
+        directory.display().to_string()
+    }
+}
+
+/// A function that comes with the source.
+pub(crate) fn shipped(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../functions").join(name).display().to_string()
+}
