@@ -6,12 +6,16 @@ It has the manners of the real one (the same `Output`, `Input` and `net`), and k
 import _socket
 import contextlib
 import io
+import ipaddress
 import socket
 import threading
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 
 from bento import net
 from bento.api import Api, Call, check_ran
+from bento.exit_policy import ExitPolicy
 
 Destination = tuple[str, int | str]
 """Host and port; where destinations are allowed, `"*"` stands for any."""
@@ -21,6 +25,9 @@ Handler = Callable[[socket.socket], object]
 
 CONNECT_SECONDS_MAX = 30.0
 """Longest wait for a real connection."""
+
+_SOMEWHERE = ipaddress.ip_address("8.8.8.8")
+"""Stands for the address of a name that `hosts` plays: a public one."""
 
 _plain_socket = socket.socket
 
@@ -46,10 +53,22 @@ class FakeApi(Api):
         self._memory = _Memory([input] if isinstance(input, bytes) else input)
         self._hosts = dict(hosts or {})
         self._allow = None if allow is None else set(allow)
+        self._manifest: _Manifest | None = None
         self.logs: list[str] = []
         self.connections: list[Destination] = []
         self.declared: int | None = None
         super().__init__(self._memory, self._answer, seconds)
+
+    @classmethod
+    def from_manifest(cls, path: str | Path, input: bytes | Iterable[bytes] = b"", **options: object) -> "FakeApi":
+        """A `FakeApi` that also refuses what a `manifest.toml` (or the one in a directory) does not ask for in `calls` and `connect`.
+
+        The node's own policy may refuse more. The names in `hosts` have public addresses here; others, and addresses, are what they are.
+        """
+        api = cls(input, **options)
+        path = Path(path)
+        api._manifest = _Manifest(path / "manifest.toml" if path.is_dir() else path)
+        return api
 
     @property
     def written(self) -> bytes:
@@ -108,13 +127,47 @@ class FakeApi(Api):
             raise _Failure("bad-call", "a port is a number from 1 to 65535")
         if self._allow is not None and not self._allow & {(host, port), (host, "*"), ("*", port), ("*", "*")}:
             raise _Failure("refused", f"the grant does not cover {host}:{port}")
-        target = self._hosts.get((host, port), (host, port))
+        if self._manifest is not None:
+            self._manifest.check(host, port, (host, port) in self._hosts)
+        target = self._hosts.get((host, port))
+        if target is None:
+            return _connect_really(host, port, self._manifest)
         if callable(target):
             near, far = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
             threading.Thread(target=_serve, args=(target, far.detach()), daemon=True).start()
             # An address set aside for documentation.
             return {"address": "192.0.2.1", "port": port}, near
         return _connect_really(*target)
+
+
+class _Manifest:
+    """What a manifest asks for, as far as it concerns connections."""
+
+    def __init__(self, path: Path) -> None:
+        needs = tomllib.loads(path.read_text(encoding="utf-8")).get("needs", {})
+        self._calls: list[str] = needs.get("calls", [])
+        self._connect = ExitPolicy(needs.get("connect", []))
+
+    def check(self, host: str, port: int, is_played: bool) -> None:
+        """Refuses as a node does before it resolves a name."""
+        if not any(pattern in ("net.connect", "net.*", "*") for pattern in self._calls):
+            raise _Failure("refused", "the function's manifest does not ask for the call `net.connect`")
+        if not self._connect.may_accept_port(port):
+            raise self.refusal(port)
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            address = _SOMEWHERE if is_played else None
+        if address is not None and not self._connect.accepts(address, port):
+            raise self.refusal(port)
+
+    def accepts(self, address: str, port: int) -> bool:
+        """May a connection go to this address?"""
+        return self._connect.accepts(ipaddress.ip_address(address.partition("%")[0]), port)
+
+    def refusal(self, port: int) -> "_Failure":
+        """The answer of a node."""
+        return _Failure("refused", f"manifest and policy do not both accept a connection there, at port {port}")
 
 
 class _Failure(Exception):
@@ -159,12 +212,16 @@ def _serve(handler: Handler, descriptor: int) -> None:
         handler(stream)
 
 
-def _connect_really(host: str, port: int) -> tuple[dict, _socket.socket]:
+def _connect_really(host: str, port: int, manifest: _Manifest | None = None) -> tuple[dict, _socket.socket]:
     try:
         found = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)
     except OSError as error:
         raise _Failure("resolve", f"there is no host {host}") from error
     trouble: OSError | None = None
+    if manifest is not None:
+        found = [entry for entry in found if manifest.accepts(entry[4][0], port)]
+        if not found:
+            raise manifest.refusal(port)
     for family, kind, protocol, _, address in found:
         stream = _socket.socket(family, kind, protocol)
         stream.settimeout(CONNECT_SECONDS_MAX)

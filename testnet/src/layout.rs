@@ -5,6 +5,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -107,8 +108,20 @@ pub(crate) fn common_lines(relays: &[Relay]) -> Vec<String> {
     lines
 }
 
+/// Seconds between two consensuses. It makes the time period of onion services 24 times as long: 8 minutes.
+pub(crate) const VOTING_INTERVAL: u64 = 20;
+
+/// Seconds from the start of the daemons to their first consensus. They need some to send each other their descriptors.
+const FIRST_CONSENSUS: u64 = 9;
+
+/// How late within each voting interval a consensus comes, so that the first comes soon whenever the network is started.
+pub(crate) fn voting_offset(now: SystemTime) -> u64 {
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    (now + FIRST_CONSENSUS) % VOTING_INTERVAL
+}
+
 /// The lines of one daemon.
-pub(crate) fn lines(relay: &Relay, relays: &[Relay], directory: &Path) -> Vec<String> {
+pub(crate) fn lines(relay: &Relay, relays: &[Relay], directory: &Path, offset: u64) -> Vec<String> {
     let ip = relay.address;
     let mut lines = common_lines(relays);
     let mut more = |text: String| lines.extend(text.lines().map(|line| line.trim().to_owned()));
@@ -145,16 +158,18 @@ pub(crate) fn lines(relay: &Relay, relays: &[Relay], directory: &Path) -> Vec<St
     }
     if relay.role == Role::Authority {
         let exits: Vec<_> = relays.iter().filter(|relay| relay.role == Role::Exit).filter_map(|relay| relay.fingerprint.clone()).collect();
-        // The first votes come after seconds, later ones every 20 s: that makes the time period of onion services 8 minutes.
+        // The first interval is as long as the later ones. Were it shorter, the time period of onion services would change its length with
+        // the second consensus, and the directories would refuse descriptors as old.
         more(format!(
             "AuthoritativeDirectory 1
             V3AuthoritativeDirectory 1
             DirPort {ip}:{DIR_PORT}
             ContactInfo nobody@site.example
-            TestingV3AuthInitialVotingInterval 5
+            TestingV3AuthInitialVotingInterval {VOTING_INTERVAL}
             TestingV3AuthInitialVoteDelay 2
             TestingV3AuthInitialDistDelay 2
-            V3AuthVotingInterval 20
+            TestingV3AuthVotingStartOffset {offset}
+            V3AuthVotingInterval {VOTING_INTERVAL}
             V3AuthVoteDelay 2
             V3AuthDistDelay 2
             V3AuthNIntervalsValid 3

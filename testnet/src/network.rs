@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bento_tor::{Managed, ManagedError, Setup, Socks};
 use tokio::io::AsyncReadExt;
@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::claim::Claim;
 use crate::dns::{Names, Resolver};
-use crate::layout::{Relay, Role, SOCKS_PORT, common_lines, lines};
+use crate::layout::{Relay, Role, SOCKS_PORT, common_lines, lines, voting_offset};
 use crate::prepare::{home, identities, private_file};
 use crate::{Ca, Trouble};
 
@@ -63,12 +63,13 @@ impl Network {
 
         progress(&format!("starting {} daemons", relays.len()));
         let tor = tor()?;
+        let offset = voting_offset(SystemTime::now());
         let mut tasks = JoinSet::new();
         for relay in relays.clone() {
             let setup = Setup {
                 tor: tor.clone(),
                 data: home(&directory, &relay.name),
-                lines: lines(&relay, &relays, &directory),
+                lines: lines(&relay, &relays, &directory, offset),
                 deadline: UP_DEADLINE,
             };
             tasks.spawn(async move {
