@@ -61,7 +61,12 @@ async fn show(steps: &Steps, directory: &Path, scratch: &Path, page: &Path, kept
     let client = |node: &str, arguments: &[&str]| -> Result<Command, Trouble> {
         let mut command = Command::new(binary("bento")?);
         // A list for each, so that it is seen how the client finds the node and compares its policy.
-        command.args(arguments).arg("--nodes").arg(scratch.join(format!("{node}.toml"))).arg("--socks").arg(network.client_socks().to_string());
+        command
+            .args(arguments)
+            .arg("--nodes")
+            .arg(scratch.join(format!("{node}.toml")))
+            .arg("--socks")
+            .arg(network.client_socks().to_string());
         // A client of its own: what the person at this machine has installed is neither read nor written.
         command.env("XDG_DATA_HOME", scratch.join("data")).env("XDG_CONFIG_HOME", scratch.join("config"));
         Ok(command)
@@ -73,8 +78,7 @@ async fn show(steps: &Steps, directory: &Path, scratch: &Path, page: &Path, kept
     for (node, url, output) in [("direct", &site.http, scratch.join("first.html")), ("tor", &site.https, page.to_owned())] {
         steps.tell(&format!("$ bento browse {url}   (the list has the node `{node}`)"));
         let output = output.display().to_string();
-        let mut browsing =
-            client(node, &["browse", url, "--connect", bento::SITE_RULE, "--progress", "--force", "--output", &output])?;
+        let mut browsing = client(node, &["browse", url, "--connect", bento::SITE_RULE, "--progress", "--force", "--output", &output])?;
         let browsing = Program::start("bento browse", &mut browsing)?;
         let mut told = 0;
         let end = Instant::now() + BROWSE_DEADLINE;

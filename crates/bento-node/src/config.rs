@@ -117,7 +117,12 @@ impl Default for Limits {
 
 impl Default for Image {
     fn default() -> Self {
-        Self { python: default_python(), packages: Vec::new(), packages_from: default_packages_from(), certificates: default_certificates() }
+        Self {
+            python: default_python(),
+            packages: Vec::new(),
+            packages_from: default_packages_from(),
+            certificates: default_certificates(),
+        }
     }
 }
 
@@ -168,7 +173,8 @@ impl Config {
         let mut config: Self = toml::from_str(&read(path)?).map_err(|error| wrong(path, error.to_string().trim_end().to_owned()))?;
         let beside = path.parent().unwrap_or(Path::new("."));
         config.policy = beside.join(&config.policy);
-        config.state = std::path::absolute(beside.join(&config.state)).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        config.state =
+            std::path::absolute(beside.join(&config.state)).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         if config.images.is_empty() {
             config.images.insert("python3".into(), Image::default());
         }
@@ -190,7 +196,9 @@ impl Config {
             return Err("name and contact must each be one line of 1 to 200 characters".into());
         }
         if let Some(listen) = self.listen.filter(|listen| !listen.ip().is_loopback()) {
-            return Err(format!("listen = \"{listen}\": only a loopback address, such as 127.0.0.1:8118; clients come through the onion service"));
+            return Err(format!(
+                "listen = \"{listen}\": only a loopback address, such as 127.0.0.1:8118; clients come through the onion service"
+            ));
         }
         if self.tor.off && self.listen.is_none() {
             return Err("with `off = true` under [tor] and no `listen` nobody could reach this node".into());
@@ -199,7 +207,9 @@ impl Config {
             return Err("[tor]: `control` and `socks` go together: both are those of the running tor".into());
         }
         if self.tor.control.is_some() && (self.tor.program.is_some() || !self.tor.lines.is_empty()) {
-            return Err("[tor]: `program` and `lines` are for a tor that the node starts, `control` is for one that runs: choose one".into());
+            return Err(
+                "[tor]: `program` and `lines` are for a tor that the node starts, `control` is for one that runs: choose one".into()
+            );
         }
         let limits = &self.limits;
         for (key, zero) in [

@@ -95,7 +95,8 @@ pub async fn run(config: Config, policy: Policy, stop: impl Future<Output = ()>)
         let socks = Arc::clone(&socks);
         Arc::new(move || socks.lock().unwrap_or_else(PoisonError::into_inner).clone()) as Arc<dyn Fn() -> Option<Socks> + Send + Sync>
     });
-    let egress = Egress::new(egress_socks, &config.nameservers, config.limits.connect.duration()).map_err(|error| RunError::Resolver(error.to_string()))?;
+    let egress = Egress::new(egress_socks, &config.nameservers, config.limits.connect.duration())
+        .map_err(|error| RunError::Resolver(error.to_string()))?;
 
     let operator = unix_listener(&config.state.join("operator.sock"))?;
     let mut listeners = Vec::new();
@@ -151,7 +152,8 @@ async fn prepare(config: &Config) -> Result<Prepared, RunError> {
     let state = |source| RunError::State { path: config.state.clone(), source };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.state).map_err(state)?;
     fs::set_permissions(&config.state, fs::Permissions::from_mode(0o700)).map_err(state)?;
-    let lock = fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(config.state.join("lock")).map_err(state)?;
+    let lock =
+        fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(config.state.join("lock")).map_err(state)?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| RunError::Running(config.state.clone()))?;
 
     let jail = check::jail_program(config);
@@ -267,7 +269,13 @@ async fn own(setup: &Setup, target: &Target, node: &Node, set_socks: &impl Fn(Op
     ended
 }
 
-async fn running(control: &ControlAddr, socks: &Socks, target: &Target, node: &Node, set_socks: &impl Fn(Option<Socks>)) -> Result<(), Lost> {
+async fn running(
+    control: &ControlAddr,
+    socks: &Socks,
+    target: &Target,
+    node: &Node,
+    set_socks: &impl Fn(Option<Socks>),
+) -> Result<(), Lost> {
     let controller = Controller::connect(control, &Auth::Automatic).await?;
     publish(&controller, target, node).await?;
     set_socks(Some(socks.clone()));

@@ -86,7 +86,13 @@ impl Egress {
     ///
     /// # Errors
     /// In the words of the function API.
-    pub async fn connect(&self, host: &str, port: u16, grant: &Grant, isolation: &Isolation) -> Result<(Box<dyn Stream>, IpAddr), CallError> {
+    pub async fn connect(
+        &self,
+        host: &str,
+        port: u16,
+        grant: &Grant,
+        isolation: &Isolation,
+    ) -> Result<(Box<dyn Stream>, IpAddr), CallError> {
         let refused = |refusal: bento_proto::Refusal| CallError::new(CallErrorKind::Refused, refusal.to_string());
         grant.permits_port(port).map_err(refused)?;
         let literal: Option<IpAddr> = host.parse().ok();
@@ -101,7 +107,9 @@ impl Egress {
                 None => Err(CallError::new(CallErrorKind::Refused, "this node lets functions connect nowhere")),
             }
         };
-        timeout(self.deadline, connecting).await.unwrap_or_else(|_| Err(CallError::new(CallErrorKind::Timeout, "no connection within the node's time")))
+        timeout(self.deadline, connecting)
+            .await
+            .unwrap_or_else(|_| Err(CallError::new(CallErrorKind::Timeout, "no connection within the node's time")))
     }
 
     async fn direct(&self, host: &str, literal: Option<IpAddr>, port: u16, grant: &Grant) -> Result<(Box<dyn Stream>, IpAddr), CallError> {
@@ -133,7 +141,14 @@ impl Egress {
         Err(last)
     }
 
-    async fn through_tor(&self, host: &str, literal: Option<IpAddr>, port: u16, grant: &Grant, isolation: &Isolation) -> Result<(Box<dyn Stream>, IpAddr), CallError> {
+    async fn through_tor(
+        &self,
+        host: &str,
+        literal: Option<IpAddr>,
+        port: u16,
+        grant: &Grant,
+        isolation: &Isolation,
+    ) -> Result<(Box<dyn Stream>, IpAddr), CallError> {
         let socks = self.tor.as_ref().and_then(|tor| tor());
         let socks = socks.ok_or_else(|| CallError::new(CallErrorKind::Unreachable, "the node's Tor is not running at the moment"))?;
         let address = match literal {
@@ -153,7 +168,8 @@ impl Egress {
 }
 
 fn check_name(host: &str) -> Result<(), CallError> {
-    let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    let label =
+        |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
     let bare = host.strip_suffix('.').unwrap_or(host);
     if host.len() > NAME_BYTES_MAX || !bare.split('.').all(label) {
         return Err(CallError::new(CallErrorKind::BadCall, "the host is neither an IP address nor a DNS name in ASCII"));
@@ -204,7 +220,23 @@ mod tests {
     #[test]
     fn names_are_names_and_their_lookalikes_are_not() {
         assert!(check_name("www.example.org").is_ok() && check_name("example.org.").is_ok() && check_name("a_b.example").is_ok());
-        for wrong in ["", ".", "a..b", "127.1", "0x7f.0x1", "2130706433", "a b", "ä.example", "localhost", "x.localhost", "x.onion", "X.ONION.", "x.exit", &"a".repeat(64), &"a.".repeat(150)] {
+        for wrong in [
+            "",
+            ".",
+            "a..b",
+            "127.1",
+            "0x7f.0x1",
+            "2130706433",
+            "a b",
+            "ä.example",
+            "localhost",
+            "x.localhost",
+            "x.onion",
+            "X.ONION.",
+            "x.exit",
+            &"a".repeat(64),
+            &"a.".repeat(150),
+        ] {
             assert!(check_name(wrong).is_err(), "{wrong:?}");
         }
     }

@@ -38,7 +38,9 @@ impl Functions {
         let table = self.table();
         match (table.by_invocation.get(&invocation), table.by_shutdown.contains_key(&shutdown)) {
             (None, false) => Ok(None),
-            (Some(entry), true) if entry.shutdown == shutdown && entry.container.bundle.files == files => Ok(Some(Arc::clone(&entry.container))),
+            (Some(entry), true) if entry.shutdown == shutdown && entry.container.bundle.files == files => {
+                Ok(Some(Arc::clone(&entry.container)))
+            }
             _ => Err(Refusal::TokenInUse),
         }
     }

@@ -80,7 +80,9 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/v1/invoke/{method}", post(invoke::invoke))
         .route("/v1/run/{method}", post(invoke::run))
         .fallback(async || Failure(Problem::new("not-found", 404, "there is nothing here; GET / says what this node is")))
-        .method_not_allowed_fallback(async || Failure(Problem::new("method", 405, "this is not done with that HTTP method; see spec/openapi.yaml")))
+        .method_not_allowed_fallback(async || {
+            Failure(Problem::new("method", 405, "this is not done with that HTTP method; see spec/openapi.yaml"))
+        })
         .layer(axum::extract::DefaultBodyLimit::disable())
         .with_state(node)
 }

@@ -58,13 +58,17 @@ pub async fn prepare(images: &BTreeMap<String, config::Image>, state: &Path) -> 
     let mut prepared = Images::new();
     for (name, image) in images {
         let failed = |what: String, source: Option<io::Error>| ImageError { name: name.clone(), what, source };
-        let python = image.python.canonicalize().map_err(|error| failed(format!("no interpreter at {}", image.python.display()), Some(error)))?;
+        let python =
+            image.python.canonicalize().map_err(|error| failed(format!("no interpreter at {}", image.python.display()), Some(error)))?;
         let runtime = runtime(state, &python).await.map_err(|error| failed("writing the runtime".into(), Some(error)))?;
         let mut openings = vec![Opening { outside: runtime, inside: "/bento".into() }];
         let mut extensions = Vec::new();
         for package in &image.packages {
             let file_name = find(&image.packages_from, package).ok_or_else(|| {
-                failed(format!("no package `{package}` in {}; on Debian it may be in python3-{package}", image.packages_from.display()), None)
+                failed(
+                    format!("no package `{package}` in {}; on Debian it may be in python3-{package}", image.packages_from.display()),
+                    None,
+                )
             })?;
             let outside = image.packages_from.join(&file_name);
             extensions.push(outside.clone());
@@ -97,7 +101,11 @@ fn find(directory: &Path, name: &str) -> Option<String> {
         let rest = file.strip_prefix(name)?;
         (rest.is_empty() || rest == ".py" || (rest.starts_with(".cpython-") && rest.ends_with(".so"))).then_some(())
     };
-    let mut found: Vec<String> = std::fs::read_dir(directory).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).filter(|file| is_it(file).is_some()).collect();
+    let mut found: Vec<String> = std::fs::read_dir(directory)
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|file| is_it(file).is_some())
+        .collect();
     found.sort();
     found.into_iter().next()
 }

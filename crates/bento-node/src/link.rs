@@ -11,8 +11,8 @@ use std::{
 };
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg,
-    socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
+    SocketType, recvmsg, sendmsg, socketpair,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{io::Interest, net::UnixStream, time::timeout};
@@ -285,7 +285,15 @@ mod tests {
         let mut buffer = vec![0; FRAME_BYTES_MAX];
         function_sends(&function, br#"{"done": 1, "outcome": "failed", "error": "E"}"#, None);
         assert!(matches!(link.receive(&mut buffer).await, Ok(Some(FromFunction::Done { done: 1, outcome: Outcome::Failed { .. } }))));
-        for garbage in [b"garbage".as_slice(), b"{}", b"[]", br#"{"done": -1, "outcome": "returned"}"#, br#"{"done": 1, "outcome": "perfect"}"#, b"\xff", b"{\"a\":"] {
+        for garbage in [
+            b"garbage".as_slice(),
+            b"{}",
+            b"[]",
+            br#"{"done": -1, "outcome": "returned"}"#,
+            br#"{"done": 1, "outcome": "perfect"}"#,
+            b"\xff",
+            b"{\"a\":",
+        ] {
             function_sends(&function, garbage, None);
             assert!(matches!(link.receive(&mut buffer).await, Err(Violation::NoFrame)), "{garbage:?}");
         }

@@ -38,7 +38,12 @@ type Said = (String, &'static str);
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let log = tracing_subscriber::EnvFilter::try_from_env("BENTOD_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(log)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
     let done = match arguments.command {
         Command::Run => run(arguments.config).await,
         Command::Check => check(arguments.config).await,
@@ -93,7 +98,11 @@ async fn check(path: PathBuf) -> Result<(), Said> {
     let images = image::prepare(&config.images, &scratch).await;
     let _ = std::fs::remove_dir_all(&scratch);
     for (name, image) in images.map_err(|error| (chain(&error), HINT_FILES))? {
-        println!("image          {name}: {} with {}", image.python.display(), if image.packages.is_empty() { "the standard library".into() } else { image.packages.join(", ") });
+        println!(
+            "image          {name}: {} with {}",
+            image.python.display(),
+            if image.packages.is_empty() { "the standard library".into() } else { image.packages.join(", ") }
+        );
     }
     match (&config.tor.control, config.tor.off) {
         (_, true) => println!("tor            off"),
@@ -104,14 +113,21 @@ async fn check(path: PathBuf) -> Result<(), Said> {
         },
     }
     let jail = check::jail_program(&config);
-    let walls = check::walls(&jail).await.map_err(|error| (format!("asking {} for its walls: {error}", jail.display()), "bento-jail belongs beside bentod"))?;
+    let walls = check::walls(&jail)
+        .await
+        .map_err(|error| (format!("asking {} for its walls: {error}", jail.display()), "bento-jail belongs beside bentod"))?;
     for wall in &walls {
         println!("wall           {} {}: {}", if wall.holds { "stands" } else { "FAILS " }, wall.wall, wall.detail);
     }
     if walls.is_empty() || walls.iter().any(|wall| !wall.holds) {
-        return Err(("not every wall stands, so no function would be started here".into(), "the lines marked FAILS say why; docs/operating.md says what a kernel needs"));
+        return Err((
+            "not every wall stands, so no function would be started here".into(),
+            "the lines marked FAILS say why; docs/operating.md says what a kernel needs",
+        ));
     }
-    println!("bounds         memory by RLIMIT_AS, CPU time by RLIMIT_CPU, threads by RLIMIT_NPROC, descriptors by RLIMIT_NOFILE, scratch by tmpfs, traffic by the node");
+    println!(
+        "bounds         memory by RLIMIT_AS, CPU time by RLIMIT_CPU, threads by RLIMIT_NPROC, descriptors by RLIMIT_NOFILE, scratch by tmpfs, traffic by the node"
+    );
     Ok(())
 }
 
@@ -123,15 +139,16 @@ async fn status(path: PathBuf) -> Result<(), Said> {
         let stream = tokio::net::UnixStream::connect(&socket).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
         tokio::spawn(connection);
-        let request = hyper::Request::get("/status").header("host", "operator").body(Empty::<bytes::Bytes>::new()).map_err(std::io::Error::other)?;
+        let request =
+            hyper::Request::get("/status").header("host", "operator").body(Empty::<bytes::Bytes>::new()).map_err(std::io::Error::other)?;
         let answer = sender.send_request(request).await.map_err(std::io::Error::other)?;
         let body = answer.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
         serde_json::from_slice::<NodeStatus>(&body).map_err(std::io::Error::other)
     };
     let asked = tokio::time::timeout(std::time::Duration::from_secs(10), asking).await;
-    let status = asked
-        .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
-        .map_err(|error| (format!("asking the node at {}: {error}", socket.display()), "is it running, and are you the user that it runs as?"))?;
+    let status = asked.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())).map_err(|error| {
+        (format!("asking the node at {}: {error}", socket.display()), "is it running, and are you the user that it runs as?")
+    })?;
     println!("version      {}", status.version);
     println!("address      {}", status.onion.as_deref().unwrap_or("not published at the moment"));
     println!("up           {}", status.up);

@@ -216,7 +216,8 @@ impl Node {
     /// Takes no new work, waits for what runs as long as the configuration says, and ends what is then left.
     pub async fn stop(&self) {
         self.stopping.cancel();
-        let runs: Vec<Arc<Container>> = self.runs.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(std::sync::Weak::upgrade).collect();
+        let runs: Vec<Arc<Container>> =
+            self.runs.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(std::sync::Weak::upgrade).collect();
         let all: Vec<Arc<Container>> = self.functions.all().into_iter().chain(runs).collect();
         let quiet = async {
             for container in &all {

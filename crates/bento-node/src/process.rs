@@ -141,7 +141,8 @@ impl Process {
         let reports = child.stdout.take().ok_or_else(|| StartError::Trouble(Trouble::Late("the jail's pipe")))?;
         let mut jail = Jail { child, reports: BufReader::new(reports.take(REPORT_BYTES_MAX)).lines() };
 
-        let spec = serde_json::to_vec(&spec(container, cpu_left)).map_err(|error| StartError::Trouble(Trouble::System("writing the spec", error.into())))?;
+        let spec = serde_json::to_vec(&spec(container, cpu_left))
+            .map_err(|error| StartError::Trouble(Trouble::System("writing the spec", error.into())))?;
         let starting = async {
             link.send_bytes(&spec, None).await.map_err(|error| Trouble::System("handing over the spec", io::Error::other(error)))?;
             match jail.report().await.map_err(|error| Trouble::System("reading the jail's report", error))? {
@@ -174,7 +175,11 @@ impl Process {
         let manifest = &container.bundle.manifest;
         let files = container.bundle.files.iter();
         let frame = ToFunction::Load {
-            load: Load { code: &manifest.code, methods: &manifest.methods, files: files.clone().map(|(name, content)| (name.as_str(), content.len())).collect() },
+            load: Load {
+                code: &manifest.code,
+                methods: &manifest.methods,
+                files: files.clone().map(|(name, content)| (name.as_str(), content.len())).collect(),
+            },
         };
         let (mut ours, theirs) = stream_pair().map_err(|error| StartError::Trouble(Trouble::System("making a stream", error)))?;
         let broken = |violation: Violation| StartError::Refused(unloadable(violation.to_string()));
@@ -214,7 +219,10 @@ impl Process {
                 traceback: clip(&unloadable.traceback, limits::TRACEBACK_CHARS_MAX),
             })),
             Ok(Some(_)) => Err(broken(Violation::NoFrame)),
-            Ok(None) => Err(self.ended_while_loading(container, jail).await.unwrap_or_else(|| StartError::Refused(unloadable("its process ended".into())))),
+            Ok(None) => Err(self
+                .ended_while_loading(container, jail)
+                .await
+                .unwrap_or_else(|| StartError::Refused(unloadable("its process ended".into())))),
             Err(violation) => Err(broken(violation)),
         }
     }
@@ -351,7 +359,12 @@ impl Process {
         let connected = async {
             let bad = || CallError::new(CallErrorKind::BadCall, "net.connect takes `host`, a text, and `port`, 1 to 65535");
             let host = arguments.get("host").and_then(Value::as_str).ok_or_else(bad)?;
-            let port = arguments.get("port").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0).ok_or_else(bad)?;
+            let port = arguments
+                .get("port")
+                .and_then(Value::as_u64)
+                .and_then(|port| u16::try_from(port).ok())
+                .filter(|port| *port > 0)
+                .ok_or_else(bad)?;
             container.grant.permits_call("net.connect").map_err(|refusal| CallError::new(CallErrorKind::Refused, refusal.to_string()))?;
             let (far, address) = container.node.egress.connect(host, port, &container.grant, &container.isolation).await?;
             let pair = stream_pair().map_err(|_| CallError::new(CallErrorKind::Busy, "the node has no more sockets"))?;
@@ -373,12 +386,20 @@ impl Process {
 /// Room for one more stream, in the function's own bound and in the node's.
 fn connect_permit(container: &Container) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), CallError> {
     let busy = |text| CallError::new(CallErrorKind::Busy, text);
-    let own = Arc::clone(&container.connections).try_acquire_owned().map_err(|_| busy("the function has as many connections as its descriptors allow"))?;
-    let all = Arc::clone(&container.node.connections).try_acquire_owned().map_err(|_| busy("the node has as many connections as it takes"))?;
+    let own = Arc::clone(&container.connections)
+        .try_acquire_owned()
+        .map_err(|_| busy("the function has as many connections as its descriptors allow"))?;
+    let all =
+        Arc::clone(&container.node.connections).try_acquire_owned().map_err(|_| busy("the node has as many connections as it takes"))?;
     Ok((own, all))
 }
 
-async fn answer_call(link: &Link, call: u64, answer: Result<Value, CallError>, descriptor: Option<std::os::fd::OwnedFd>) -> Result<(), Violation> {
+async fn answer_call(
+    link: &Link,
+    call: u64,
+    answer: Result<Value, CallError>,
+    descriptor: Option<std::os::fd::OwnedFd>,
+) -> Result<(), Violation> {
     match answer {
         Ok(ok) => link.send(&ToFunction::Done { answer: call, ok }, descriptor.as_ref().map(AsFd::as_fd)).await,
         Err(error) => link.send(&ToFunction::Not { answer: call, error }, None).await,
@@ -392,7 +413,9 @@ fn believed(outcome: Outcome) -> Outcome {
             Outcome::Failed { error: clip(&error, limits::ERROR_CHARS_MAX), traceback: clip(&traceback, limits::TRACEBACK_CHARS_MAX) }
         }
         Outcome::Killed { bound: Bound::Memory | Bound::Scratch | Bound::Processes | Bound::Descriptors } | Outcome::Returned => outcome,
-        Outcome::Killed { .. } => Outcome::Failed { error: "violation: it named a bound that is not its own to name".into(), traceback: String::new() },
+        Outcome::Killed { .. } => {
+            Outcome::Failed { error: "violation: it named a bound that is not its own to name".into(), traceback: String::new() }
+        }
     }
 }
 

@@ -76,7 +76,9 @@ impl ClientError {
             Self::Ended(Outcome::Killed { bound: Bound::Stop }) => "its node is stopping; try again later, or elsewhere",
             Self::Ended(Outcome::Killed { bound: Bound::Shutdown }) => "somebody with its shutdown token ended it",
             Self::Ended(Outcome::Killed { bound: Bound::Idle }) => "no byte passed in either direction for longer than the node allows",
-            Self::Ended(Outcome::Killed { .. }) => "it reached that bound of its grant; its manifest may ask for more, up to what the node offers",
+            Self::Ended(Outcome::Killed { .. }) => {
+                "it reached that bound of its grant; its manifest may ask for more, up to what the node offers"
+            }
             Self::Ended(_) => "look at the function's traceback",
             Self::Trouble(_) => "try again later, or another node",
             Self::Late { what: CONNECTING, .. } => "try again; the node may be down, or Tor slow",

@@ -30,10 +30,8 @@ impl Bento {
         let network = &world.network;
         let site = Site::start(network).await?;
         let (direct, tor) = (world.scratch.path().join("node-direct"), world.scratch.path().join("node-tor"));
-        let (direct, tor) = tokio::try_join!(
-            Node::start(network, &direct, "Direct", "direct", ""),
-            Node::start(network, &tor, "Through Tor", "tor", ""),
-        )?;
+        let (direct, tor) =
+            tokio::try_join!(Node::start(network, &direct, "Direct", "direct", ""), Node::start(network, &tor, "Through Tor", "tor", ""),)?;
         Ok(Self { site, direct, tor })
     }
 }

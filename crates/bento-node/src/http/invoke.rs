@@ -68,7 +68,8 @@ pub(super) async fn run(
     let method = method_name(method)?;
     let arguments = arguments(request.headers())?;
     let length = request.headers().get(BUNDLE_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<usize>().ok());
-    let length = length.ok_or_else(|| Refusal::BadRequest(format!("the header `{BUNDLE_LENGTH}` must have the length of the bundle in bytes")))?;
+    let length =
+        length.ok_or_else(|| Refusal::BadRequest(format!("the header `{BUNDLE_LENGTH}` must have the length of the bundle in bytes")))?;
     if length > BUNDLE_BYTES_MAX {
         return Err(Refusal::TooLong { what: "the bundle", limit: BUNDLE_BYTES_MAX as u64 }.into());
     }
@@ -88,7 +89,14 @@ pub(super) async fn run(
 }
 
 /// Starts the invocation and answers with its output.
-async fn deliver(container: Arc<Container>, run: Option<Run>, method: &str, arguments: &Map<String, Value>, first: BytesMut, body: Body) -> Result<Response, Failure> {
+async fn deliver(
+    container: Arc<Container>,
+    run: Option<Run>,
+    method: &str,
+    arguments: &Map<String, Value>,
+    first: BytesMut,
+    body: Body,
+) -> Result<Response, Failure> {
     let invocation = container.invoke(method, arguments).await?;
     let mut output = Output::new(invocation, container, run, first, body);
     let event = output.next().await;
@@ -98,11 +106,14 @@ async fn deliver(container: Arc<Container>, run: Option<Run>, method: &str, argu
         (Event::End(Outcome::Returned), Some(length)) => Err(short(length)),
         (Event::End(outcome), _) => Err(ended(outcome)),
         (Event::Data(data), Some(length)) => {
-            let body = Body::new(StreamBody::new(futures_util::stream::unfold(Exact { output, left: length, held: Some(data) }, Exact::step)));
-            Ok(([(header::CONTENT_TYPE, "application/octet-stream"), (header::CONTENT_LENGTH, length.to_string().as_str())], body).into_response())
+            let body =
+                Body::new(StreamBody::new(futures_util::stream::unfold(Exact { output, left: length, held: Some(data) }, Exact::step)));
+            Ok(([(header::CONTENT_TYPE, "application/octet-stream"), (header::CONTENT_LENGTH, length.to_string().as_str())], body)
+                .into_response())
         }
         (Event::Data(data), None) => {
-            let body = Body::new(StreamBody::new(futures_util::stream::unfold(Open { output, first: Some(data), ended: false }, Open::step)));
+            let body =
+                Body::new(StreamBody::new(futures_util::stream::unfold(Open { output, first: Some(data), ended: false }, Open::step)));
             let headers = [(header::CONTENT_TYPE, "application/octet-stream"), (header::TRAILER, OUTCOME)];
             Ok((headers, body).into_response())
         }

@@ -59,7 +59,8 @@ fn render(node: &Node) -> String {
         ("Functions at the same time", offers.functions.to_string()),
     ];
     let rows: String = rows.iter().map(|(key, value)| format!("<tr><th scope=\"row\">{key}<td>{}", escape(value))).collect();
-    let contact = config.contact.as_deref().map(|contact| format!("<p>The operator can be reached at {}.", escape(contact))).unwrap_or_default();
+    let contact =
+        config.contact.as_deref().map(|contact| format!("<p>The operator can be reached at {}.", escape(contact))).unwrap_or_default();
     let name = escape(&config.name);
     format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\

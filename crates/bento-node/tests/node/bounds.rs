@@ -14,7 +14,8 @@ fn killed_by(answer: &Answer) -> Option<Bound> {
 
 #[tokio::test]
 async fn memory_is_bounded() {
-    let function = installed("memory = '64 MiB'", "def take(api, mib):\n    api.output.write(str(len(bytearray(mib << 20))).encode())\n").await;
+    let function =
+        installed("memory = '64 MiB'", "def take(api, mib):\n    api.output.write(str(len(bytearray(mib << 20))).encode())\n").await;
     assert_eq!(function.invoke("take", r#"{"mib": 8}"#).await.body, (8 << 20).to_string());
     assert_eq!(killed_by(&function.invoke("take", r#"{"mib": 80}"#).await), Some(Bound::Memory));
     assert_eq!(function.invoke("take", r#"{"mib": 8}"#).await.status, 200);
@@ -87,7 +88,14 @@ async fn traffic_is_bounded_to_the_byte() {
     assert!(beyond.body.len() <= left);
     assert_eq!(killed_by(&beyond), Some(Bound::Traffic));
     assert_eq!(function.invoke("send", r#"{"count": 1}"#).await.problem().bound, Some(Bound::Traffic));
-    let input = run(shared(), "traffic = '1 KiB'", "def read(api):\n    api.output.write(str(len(api.input.read())).encode())\n", "read", &[0; 2000]).await;
+    let input = run(
+        shared(),
+        "traffic = '1 KiB'",
+        "def read(api):\n    api.output.write(str(len(api.input.read())).encode())\n",
+        "read",
+        &[0; 2000],
+    )
+    .await;
     assert_eq!(killed_by(&input), Some(Bound::Traffic), "{:?}", input.body);
 }
 

@@ -8,7 +8,8 @@ fn check(config: &str, policy: &str) -> (bool, String) {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("bentod.toml"), config).unwrap();
     std::fs::write(directory.path().join("policy.toml"), policy).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_bentod")).args(["check", "--config"]).arg(directory.path().join("bentod.toml")).output().unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_bentod")).args(["check", "--config"]).arg(directory.path().join("bentod.toml")).output().unwrap();
     (output.status.success(), format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
 }
 

@@ -53,7 +53,10 @@ async fn a_run_needs_no_token_and_streams_both_ways() {
     let code = "def upper(api):\n    for chunk in api.input:\n        api.output.write(chunk.upper())\n";
     let input = vec![b'a'; 3_000_000];
     let answer = run(shared(), "traffic = '8 MiB'", code, "upper", &input).await;
-    assert_eq!((answer.body.len(), answer.body.iter().all(|byte| *byte == b'A'), answer.trailer), (3_000_000, true, Some(Outcome::Returned)));
+    assert_eq!(
+        (answer.body.len(), answer.body.iter().all(|byte| *byte == b'A'), answer.trailer),
+        (3_000_000, true, Some(Outcome::Returned))
+    );
 }
 
 #[tokio::test]

@@ -10,7 +10,8 @@ use tokio::{
 
 use crate::support::{Node, PATIENCE, POLICY, descendants, installed_at, run, start, until};
 
-const WAIT: &str = "import time\ndef wait(api):\n    api.output.write(b'x')\n    time.sleep(600)\n\ndef hello(api):\n    api.output.write(b'x')\n";
+const WAIT: &str =
+    "import time\ndef wait(api):\n    api.output.write(b'x')\n    time.sleep(600)\n\ndef hello(api):\n    api.output.write(b'x')\n";
 
 fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
@@ -25,7 +26,9 @@ fn is_there(pid: u32) -> bool {
 async fn nothing_outlives_a_node_that_is_killed() {
     let node = Node::start(POLICY, "");
     let function = installed_at(node.address, "", WAIT).await;
-    let response = start(function.address, "POST", "/v1/invoke/wait", &[("authorization", &format!("Bearer {}", function.invocation.reveal()))], "").await;
+    let response =
+        start(function.address, "POST", "/v1/invoke/wait", &[("authorization", &format!("Bearer {}", function.invocation.reveal()))], "")
+            .await;
     let bentod = node.pid();
     let jails: Vec<u32> = [descendants(bentod, "bento-jail"), descendants(bentod, "python3.11")].concat();
     assert!(jails.len() >= 2, "{jails:?}");
@@ -38,7 +41,9 @@ async fn nothing_outlives_a_node_that_is_killed() {
 async fn a_node_that_is_told_to_stop_does_and_says_so_to_those_who_wait() {
     let node = Node::start(POLICY, "[limits]\nstop = \"1 s\"");
     let function = installed_at(node.address, "", WAIT).await;
-    let response = start(function.address, "POST", "/v1/invoke/wait", &[("authorization", &format!("Bearer {}", function.invocation.reveal()))], "").await;
+    let response =
+        start(function.address, "POST", "/v1/invoke/wait", &[("authorization", &format!("Bearer {}", function.invocation.reveal()))], "")
+            .await;
     let bentod = node.pid();
     let jails = descendants(bentod, "bento-jail");
     signal(bentod, Signal::TERM);
@@ -60,7 +65,10 @@ async fn a_client_that_leaves_a_run_ends_its_function() {
     until("the function ends", || descendants(bentod, "bento-jail").is_empty()).await;
     // One that was installed stays when its client leaves.
     let function = installed_at(node.address, "invocations = 2", WAIT).await;
-    drop(start(function.address, "POST", "/v1/invoke/wait", &[("authorization", &format!("Bearer {}", function.invocation.reveal()))], "").await);
+    drop(
+        start(function.address, "POST", "/v1/invoke/wait", &[("authorization", &format!("Bearer {}", function.invocation.reveal()))], "")
+            .await,
+    );
     assert_eq!(function.invoke("hello", "{}").await.body, "x");
 }
 

@@ -5,7 +5,7 @@ use tokio::{
     net::TcpListener,
 };
 
-use crate::support::{installed, installed_at, Node, POLICY};
+use crate::support::{Node, POLICY, installed, installed_at};
 
 const CODE: &str = r"
 def fetch(api, host, port):
@@ -54,7 +54,9 @@ async fn a_granted_destination_is_reached_and_its_neighbours_are_not() {
         String::from_utf8(answer.body.to_vec()).unwrap()
     };
     assert_eq!(fetch("127.0.0.1", port).await, "questionquestion");
-    for (host, port) in [("127.0.0.2", elsewhere), ("127.0.0.1", port ^ 1), ("127.0.0.2", port), ("::1", port), ("::ffff:127.0.0.2", elsewhere)] {
+    for (host, port) in
+        [("127.0.0.2", elsewhere), ("127.0.0.1", port ^ 1), ("127.0.0.2", port), ("::1", port), ("::ffff:127.0.0.2", elsewhere)]
+    {
         assert!(fetch(host, port).await.starts_with("Refused: "), "{host} {port}");
     }
     for host in ["localhost", "127.1", "0x7f000001", "2130706433", "a b", "x.onion"] {

@@ -50,7 +50,8 @@ impl Node {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("bentod.toml");
         std::fs::write(directory.path().join("policy.toml"), policy).unwrap();
-        std::fs::write(&config, format!("name = \"Test\"\nstate = \"state\"\nlisten = \"127.0.0.1:0\"\n{more}\n[tor]\noff = true\n")).unwrap();
+        std::fs::write(&config, format!("name = \"Test\"\nstate = \"state\"\nlisten = \"127.0.0.1:0\"\n{more}\n[tor]\noff = true\n"))
+            .unwrap();
         // A shell between them passes on that this process has ended, however it ended.
         let script = r#""$0" run --config "$1" & pid=$!; trap 'kill -9 $pid' TERM; (cat >/dev/null; kill $pid) <&3 & wait $pid"#;
         let mut child = Command::new("/bin/sh");
@@ -118,7 +119,8 @@ pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
 
 /// A bundle of one file, its manifest as it comes.
 pub(crate) fn bundle(needs: &str, code: &str) -> Vec<u8> {
-    let methods: Vec<String> = code.lines().filter_map(|line| Some(format!("{:?}", line.strip_prefix("def ")?.split_once('(')?.0))).collect();
+    let methods: Vec<String> =
+        code.lines().filter_map(|line| Some(format!("{:?}", line.strip_prefix("def ")?.split_once('(')?.0))).collect();
     let manifest = format!("name = \"test\"\nmethods = [{}]\n[needs]\n{needs}\n", methods.join(", "));
     let files = [("manifest.toml", manifest.as_str()), ("function.py", code)];
     bento_proto::bundle::pack(files.map(|(name, text)| (name, text.as_bytes()))).unwrap()
@@ -151,7 +153,13 @@ pub(crate) async fn connect(address: SocketAddr) -> hyper::client::conn::http1::
     sender
 }
 
-pub(crate) async fn start(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> hyper::Response<Incoming> {
+pub(crate) async fn start(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Bytes>,
+) -> hyper::Response<Incoming> {
     let mut request = Request::builder().method(method).uri(path).header("host", "node").header("te", "trailers");
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -169,7 +177,9 @@ pub(crate) async fn ask(address: SocketAddr, method: &str, path: &str, headers: 
         while let Some(frame) = incoming.frame().await {
             match frame.map(hyper::body::Frame::into_data) {
                 Ok(Ok(data)) => body.extend_from_slice(&data),
-                Ok(Err(frame)) => trailer = frame.into_trailers().ok().and_then(|map| serde_json::from_slice(map["bento-outcome"].as_bytes()).ok()),
+                Ok(Err(frame)) => {
+                    trailer = frame.into_trailers().ok().and_then(|map| serde_json::from_slice(map["bento-outcome"].as_bytes()).ok())
+                }
                 Err(_) => {
                     whole = false;
                     break;
@@ -199,7 +209,10 @@ impl Installed {
     }
 
     pub(crate) async fn install(&self, archive: Vec<u8>) -> Answer {
-        let headers = [("bento-invocation-digest", self.invocation.digest().to_string()), ("bento-shutdown-digest", self.shutdown.digest().to_string())];
+        let headers = [
+            ("bento-invocation-digest", self.invocation.digest().to_string()),
+            ("bento-shutdown-digest", self.shutdown.digest().to_string()),
+        ];
         let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
         ask(self.address, "POST", "/v1/functions", &headers, archive).await
     }
@@ -210,7 +223,8 @@ impl Installed {
 
     pub(crate) async fn invoke_with(&self, method: &str, arguments: &str, input: impl Into<Bytes>) -> Answer {
         let token = format!("Bearer {}", self.invocation.reveal());
-        ask(self.address, "POST", &format!("/v1/invoke/{method}"), &[("authorization", &token), ("bento-arguments", arguments)], input).await
+        ask(self.address, "POST", &format!("/v1/invoke/{method}"), &[("authorization", &token), ("bento-arguments", arguments)], input)
+            .await
     }
 
     pub(crate) async fn status(&self) -> FunctionStatus {

@@ -17,7 +17,8 @@ async fn gazette(world: &World) -> Outcome {
     let (bento, person) = (world.bento().await?, Person::new(world, "gazette"));
     for (name, node, url) in [("direct", &bento.direct, &bento.site.http), ("tor", &bento.tor, &bento.site.https)] {
         let file = format!("{name}.html");
-        let browsed = person.bento(&["browse", url, "--node", &node.address, "--connect", SITE_RULE, "-o", &file, "--json"]).await.good().json();
+        let browsed =
+            person.bento(&["browse", url, "--node", &node.address, "--connect", SITE_RULE, "-o", &file, "--json"]).await.good().json();
         assert_eq!(browsed["missing"], serde_json::json!([]), "{browsed}");
         assert!(browsed["fetched"].as_u64() > Some(40), "{browsed}");
         assert_eq!(browsed["received"].as_u64().map(|bytes| bytes % 1_000_000), Some(0), "{browsed}");
@@ -32,7 +33,8 @@ async fn sizes(world: &World) -> Outcome {
     for (bytes, bucket) in [(0, 100_000), (1, 100_000), (99_999, 100_000), (100_000, 100_000), (100_001, 100_000), (1, 1_000_000)] {
         let url = format!("{}test/size/{bytes}", bento.site.http);
         let (bucket_text, file) = (bucket.to_string(), format!("{bytes}-{bucket}.html"));
-        let arguments = ["browse", &url, "--node", &bento.direct.address, "--connect", SITE_RULE, "--bucket", &bucket_text, "-o", &file, "--json"];
+        let arguments =
+            ["browse", &url, "--node", &bento.direct.address, "--connect", SITE_RULE, "--bucket", &bucket_text, "-o", &file, "--json"];
         let browsed = person.bento(&arguments).await.good().json();
         let received = browsed["received"].as_u64().unwrap_or(1);
         assert!(received > 0 && received % bucket == 0, "{bytes}: {browsed}");
