@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -74,11 +75,13 @@ class _Sample:
         self.clear()
 
     def clear(self) -> None:
+        """Forgets the warm-up."""
         self.seconds: list[float] = []
         self._sent: list[int] = []
         self._received: list[int] = []
 
-    def take(self, fetch: object) -> object:
+    def take(self, fetch: Callable[[], object]) -> object:
+        """Fetches once, and measures that."""
         time.sleep(REST_SECONDS)
         received, sent = self._meter.read()
         began = time.perf_counter()
@@ -90,6 +93,7 @@ class _Sample:
         return result
 
     def bytes(self) -> str:
+        """The medians."""
         return f"{statistics.median(self._sent):.0f}, {statistics.median(self._received):.0f}"
 
 

@@ -29,17 +29,17 @@ const SHUTDOWN_DIGEST: HeaderName = HeaderName::from_static("bento-shutdown-dige
 
 /// An answer that is an error.
 #[derive(Debug)]
-pub struct Failure(Problem);
+pub struct Failure(Box<Problem>);
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        Self(Problem::from(&refusal))
+        Self(Box::new(Problem::from(&refusal)))
     }
 }
 
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
-        Self(problem)
+        Self(Box::new(problem))
     }
 }
 
@@ -51,7 +51,7 @@ impl From<StartError> for Failure {
                 // The operator's to mend; the client learns only that the node failed.
                 let cause = std::error::Error::source(&trouble).map(ToString::to_string).unwrap_or_default();
                 error!(%trouble, cause, "a function could not be started");
-                Self(Problem::new("trouble", 500, "the node failed; nothing is wrong with what you asked"))
+                Problem::new("trouble", 500, "the node failed; nothing is wrong with what you asked").into()
             }
         }
     }
@@ -79,9 +79,9 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/v1/function", get(status).delete(shutdown))
         .route("/v1/invoke/{method}", post(invoke::invoke))
         .route("/v1/run/{method}", post(invoke::run))
-        .fallback(async || Failure(Problem::new("not-found", 404, "there is nothing here; GET / says what this node is")))
+        .fallback(async || Failure::from(Problem::new("not-found", 404, "there is nothing here; GET / says what this node is")))
         .method_not_allowed_fallback(async || {
-            Failure(Problem::new("method", 405, "this is not done with that HTTP method; see spec/openapi.yaml"))
+            Failure::from(Problem::new("method", 405, "this is not done with that HTTP method; see spec/openapi.yaml"))
         })
         .layer(axum::extract::DefaultBodyLimit::disable())
         .with_state(node)

@@ -138,7 +138,7 @@ impl Process {
         let mut child = command.spawn().map_err(system("starting bento-jail"))?;
         // Dropped with the command: the function's end of the socket is then open in the jail alone, and its end is seen here.
         drop(command);
-        let reports = child.stdout.take().ok_or_else(|| StartError::Trouble(Trouble::Late("the jail's pipe")))?;
+        let reports = child.stdout.take().ok_or(StartError::Trouble(Trouble::Late("the jail's pipe")))?;
         let mut jail = Jail { child, reports: BufReader::new(reports.take(REPORT_BYTES_MAX)).lines() };
 
         let spec = serde_json::to_vec(&spec(container, cpu_left))

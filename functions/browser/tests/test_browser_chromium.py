@@ -27,7 +27,8 @@ def opened(url: str, directory: Path, hosts: dict[str, int], size: str = "1400,2
     rules = ",".join(f"MAP {host} 127.0.0.1:{port}" for host, port in hosts.items())
     subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--hide-scrollbars", f"--user-data-dir={directory}/profile", f"--window-size={size}",
+         "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+         "--run-all-compositor-stages-before-draw", f"--user-data-dir={directory}/profile", f"--window-size={size}",
          "--virtual-time-budget=5000", f"--host-resolver-rules={rules}", f"--log-net-log={log}", f"--screenshot={shot}", url],
         check=True, capture_output=True, timeout=90,
     )
@@ -85,19 +86,26 @@ def sites(gazette, evil):
 
 
 def test_a_packed_page_asks_for_nothing_and_looks_the_same(gazette, sites, tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
     (tmp_path / "page.html").write_text(gazette.visit("/").html)
-
-    gazette.requests(reset=True)
-    original, log = opened("http://gazette.test/", tmp_path / "a", sites)
-    assert gazette.requests(reset=True)["total"] >= 45 and "http://static.gazette.test/weather.css" in wanted(log)  # both would notice
-    packed, log = opened(f"file://{tmp_path}/page.html", tmp_path / "b", sites)
-    assert gazette.requests()["total"] == 0 and wanted(log) == set()
-
-    if COMPARE is not None:
-        done = subprocess.run([COMPARE, "-metric", "AE", "-fuzz", "3%", original, packed, tmp_path / "difference.png"], capture_output=True, text=True)
-        assert int(float(done.stderr.split()[0])) <= DIFFERENT_PIXELS_MAX, f"{done.stderr} pixels differ: {tmp_path}/difference.png"
+    differences = []
+    # On a busy machine Chromium now and then takes its picture before the lowest part is drawn: one pair of three must be alike.
+    # That nothing is asked for must hold each time.
+    for attempt in range(3):
+        places = tmp_path / f"original{attempt}", tmp_path / f"packed{attempt}"
+        for place in places:
+            place.mkdir()
+        gazette.requests(reset=True)
+        original, log = opened("http://gazette.test/", places[0], sites)
+        assert gazette.requests(reset=True)["total"] >= 45 and "http://static.gazette.test/weather.css" in wanted(log)  # both would notice
+        packed, log = opened(f"file://{tmp_path}/page.html", places[1], sites)
+        assert gazette.requests()["total"] == 0 and wanted(log) == set()
+        if COMPARE is None:
+            return
+        done = subprocess.run([COMPARE, "-metric", "AE", "-fuzz", "3%", original, packed, places[1] / "difference.png"], capture_output=True, text=True)
+        differences.append(int(float(done.stderr.split()[0])))
+        if differences[-1] <= DIFFERENT_PIXELS_MAX:
+            return
+    pytest.fail(f"{differences} pixels differ: see {tmp_path}")
 
 
 def test_hostile_pages_ask_for_nothing(evil, sites, tmp_path):

@@ -80,7 +80,7 @@ def test_an_error_comes_of(gazette, path, text):
     begin = time.monotonic()
     found = gazette.visit(path, bucket=50_000)
     assert found.header["outcome"] == "error" and text in found.header["error"], found.header
-    assert found.padded == 50_000 and found.html == "" and time.monotonic() - begin < 5
+    assert found.padded == 50_000 and found.html == "" and time.monotonic() - begin < 15
 
 
 @pytest.mark.parametrize("path", ["/test/never", "/test/slow", "/test/slow/head"])
@@ -88,7 +88,7 @@ def test_a_deadline_is_one(gazette, path):
     """A byte a second meets every timeout of a single read."""
     begin = time.monotonic()
     found = gazette.visit(path, timeout=2.5, bucket=50_000)
-    assert 2 < time.monotonic() - begin < 3.5
+    assert 2 < time.monotonic() - begin < 5
     assert found.header["outcome"] == "error" and "timeout" in found.header["error"] and found.padded == 50_000
 
 
@@ -100,7 +100,7 @@ def test_a_part_that_is_late_is_missing_and_the_rest_is_there(web, gazette):
     api = FakeApi(hosts=hosts)
     begin = time.monotonic()
     output = api.run(browser.page, url="http://x.test/", resource_timeout=1.5, timeout=20)
-    assert 1 < time.monotonic() - begin < 3 and b"there" in output and b"not complete after 1.5 s" in output and b"iVBORw0KGgpyZWQ=" in output
+    assert 1 < time.monotonic() - begin < 6 and b"there" in output and b"not complete after 1.5 s" in output and b"iVBORw0KGgpyZWQ=" in output
     for _ in range(50):
         if threading.active_count() <= threads + 2:
             break
@@ -123,7 +123,7 @@ def test_a_node_that_does_not_answer_a_connect_holds_up_nothing_else(web):
     begin = time.monotonic()
     output = api.run(browser.page, url="http://x.test/", resource_timeout=1, timeout=20)
     release.set()
-    assert time.monotonic() - begin < 3 and b"iVBORw0KGgpyZWQ=" in output and output.count(b"not complete after 1 s") >= 6
+    assert time.monotonic() - begin < 6 and b"iVBORw0KGgpyZWQ=" in output and output.count(b"not complete after 1 s") >= 6
 
 
 def test_from_https_nothing_goes_to_http(gazette):

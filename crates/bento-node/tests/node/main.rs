@@ -1,4 +1,5 @@
 //! A node as a client meets it, without Tor: the real `bentod`, the real jail, real Python.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 mod bounds;
 mod bundles;
