@@ -7,6 +7,7 @@ import ssl
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
@@ -24,13 +25,18 @@ SITE, SECOND = ("www.gazette.example", "127.80.0.1"), ("media.gazette.example", 
 RULE = "accept 127.80.0.0/16:*"
 """The website has private addresses, which a node and a function must both name to reach."""
 
-REST_SECONDS = 1.0
-"""Between any two fetches: Tor makes new circuits for those that the last fetch took."""
+RETRY_SECONDS = 1.0
+
+METER_SECONDS = 1.5
+"""Tor tells once a second what its connections carried."""
 
 UP_SECONDS_MAX = 240
 """A first start makes keys and waits for the authorities' first consensus."""
 
 BROWSE_SECONDS_MAX = 120
+
+NODE_UNREACHABLE = 6
+"""`bento`'s exit status for that."""
 
 
 def measure(rounds: int = ROUNDS) -> None:
@@ -82,7 +88,7 @@ class _Sample:
 
     def take(self, fetch: Callable[[], object]) -> object:
         """Fetches once, and measures that."""
-        time.sleep(REST_SECONDS)
+        # Each reading waits; so Tor has had time to make circuits in place of those that the last fetch took.
         received, sent = self._meter.read()
         began = time.perf_counter()
         result = fetch()
@@ -103,11 +109,17 @@ class _Client:
     def __init__(self, programs: Path, directory: Path, node: str, socks: str) -> None:
         self._output = directory / "page.html"
         self._words = [programs / "bento", "browse", "--json", "--force", "--output", self._output, "--node", node, "--connect", RULE, "--socks", socks]
+        # Until the first page: a descriptor that has just been published is not at once where every client looks.
+        self._patience = time.monotonic() + UP_SECONDS_MAX
         self._environment = {**os.environ, "XDG_DATA_HOME": str(directory / "data"), "XDG_CONFIG_HOME": str(directory / "config")}
 
     def browse(self, url: str) -> dict:
         """Fetches a page; what the program tells of it."""
         done = subprocess.run([*self._words, url], env=self._environment, capture_output=True, text=True, timeout=BROWSE_SECONDS_MAX)
+        while done.returncode == NODE_UNREACHABLE and time.monotonic() < self._patience:
+            time.sleep(RETRY_SECONDS)
+            done = subprocess.run([*self._words, url], env=self._environment, capture_output=True, text=True, timeout=BROWSE_SECONDS_MAX)
+        self._patience = 0
         if done.returncode:
             raise Trouble(f"bento browse ended with {done.returncode}\n{done.stderr}")
         told = json.loads(done.stdout)
@@ -117,7 +129,10 @@ class _Client:
 
 
 class _Meter:
-    """What the client's Tor sent and received, from its control port: cells and all, as its network sees it."""
+    """What the client's Tor sent to its guard and received from it, cells and all, as told by its control port once a second.
+
+    Not `traffic/read` and `traffic/written`: these count what goes between Tor and its own client as well.
+    """
 
     def __init__(self, stack: ExitStack, network: dict) -> None:
         address = next(relay["address"] for relay in network["relays"] if relay["role"] == "client")
@@ -127,13 +142,27 @@ class _Meter:
         told = self._ask("PROTOCOLINFO 1")
         cookie = next(text.partition('COOKIEFILE="')[2].partition('"')[0] for text in told if "COOKIEFILE=" in text)
         self._ask(f"AUTHENTICATE {Path(cookie).read_bytes().hex()}")
+        # Only testing networks have this event.
+        self._ask("SETEVENTS CONN_BW")
+        self._stream.settimeout(None)
+        self._total = {"READ": 0, "WRITTEN": 0}
+        threading.Thread(target=self._listen, daemon=True).start()
 
     def read(self) -> tuple[int, int]:
         """Bytes received and sent since its start."""
-        # 250-traffic/read=1234
-        told = self._ask("GETINFO traffic/read traffic/written")
-        numbers = dict(text[4:].split("=", 1) for text in told if "=" in text)
-        return int(numbers["traffic/read"]), int(numbers["traffic/written"])
+        time.sleep(METER_SECONDS)
+        return self._total["READ"], self._total["WRITTEN"]
+
+    def _listen(self) -> None:
+        # 650 CONN_BW ID=11 TYPE=OR READ=272 WRITTEN=817
+        try:
+            for text in self._lines:
+                told = dict(word.split("=", 1) for word in text.split() if "=" in word)
+                if told.get("TYPE") == "OR":
+                    for name in self._total:
+                        self._total[name] += int(told[name])
+        except (OSError, ValueError):
+            pass  # It was closed at the end.
 
     def _ask(self, command: str) -> list[str]:
         self._stream.sendall(f"{command}\r\n".encode())

@@ -1,7 +1,7 @@
 """Style sheets with everything they refer to put into them.
 
 Cut into tokens as CSS Syntax Level 3 does, as far as addresses need it: strings, comments, `url(`, at-rules and blocks. All
-else passes through as it is. Measured: six times as fast as tinycss2, which is the oracle of the tests.
+else passes through as it is. Measured: two thirds of the time of tinycss2, which is the oracle of the tests.
 """
 
 import re
@@ -20,6 +20,7 @@ _TOKEN = re.compile(
     re.S | re.X,
 )
 _UNQUOTED = re.compile(r"[ \t\r\n\f]*((?:[^\"'()\\ \t\r\n\f\x00-\x08\x0e-\x1f\x7f]|\\[0-9a-fA-F]{1,6}(?:\r\n|[ \t\r\n\f])?|\\[^\n\r\f])*)[ \t\r\n\f]*(?:\)|\Z)")
+_QUOTE = re.compile(r"[ \t\r\n\f]*[\"']")
 _BAD_URL = re.compile(r"(?:[^)\\]|\\.)*\)?", re.S)
 _ESCAPE = re.compile(r"\\(?:([0-9a-fA-F]{1,6})(?:\r\n|[ \t\r\n\f])?|(\r\n|[\n\r\f])|(.))", re.S)
 _CLOSES = {"(": ")", "[": "]", "{": "}"}
@@ -79,7 +80,7 @@ def _tokens(source: str) -> list[_Token]:
         at = match.end()
         if kind == "word" and text[-1] == "(":
             kind = "function"
-            if len(text) < 30 and unescape(text).lower() == "url(" and _quote_follows(source, at) is None:
+            if len(text) < 30 and unescape(text).lower() == "url(" and _QUOTE.match(source, at) is None:
                 address = _UNQUOTED.match(source, at)
                 if address:
                     kind, text, at = "url", unescape(address.group(1)), address.end()
@@ -94,13 +95,6 @@ def _tokens(source: str) -> list[_Token]:
             continue
         found.append(_Token(kind, text))
     return found
-
-
-_QUOTE = re.compile(r"[ \t\r\n\f]*[\"']")
-
-
-def _quote_follows(source: str, at: int) -> re.Match | None:
-    return _QUOTE.match(source, at)
 
 
 def pack(source: str, base: str, environment: Environment, trail: tuple[str, ...] = ()) -> str:

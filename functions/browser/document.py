@@ -118,7 +118,7 @@ class Writer:
         self.scripts = document.visit.scripts
         self.trail = trail
         self.sprites = svg.Sprites(self)
-        self._environment = _sheets(self.visit, document.encoding)
+        self._environment: css.Environment = self.visit.sheets(document.encoding)
         self._elements = Elements(self)
         self._out: list[str] = []
         self._open: list[str] = []
@@ -351,9 +351,3 @@ class Writer:
 def _renamed(name: str) -> str:
     """`pre` for elements whose text a browser would take as it stands, tags and all, if it agrees that they are these elements."""
     return "pre" if name in ("xmp", "plaintext", "listing") else name
-
-
-def _sheets(visit: "Visit", encoding: str) -> css.Environment:
-    from visit import Sheets
-
-    return Sheets(visit, encoding)

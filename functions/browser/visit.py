@@ -262,6 +262,10 @@ class Visit:
         source = charset.sheet(found.body, found.header("Content-Type"), encoding)
         return mime.data_url("text/javascript;charset=utf-8", source.encode("utf-8", "replace"))
 
+    def sheets(self, encoding: str) -> "Sheets":
+        """The environment of a document's style sheets."""
+        return Sheets(self, encoding)
+
     def spend(self, characters: int) -> None:
         """Counts text against its bound."""
         self.work()

@@ -363,14 +363,3 @@ def status(handler: "Handler", rest: str) -> None:
 def many(handler: "Handler", rest: str) -> None:
     """So many images."""
     handler.send(200, HTML, document("".join(f'<img src="/test/png/{at:06x}">' for at in range(int(rest or 50))), "Many"))
-
-
-@page("html")
-def given(handler: "Handler", rest: str) -> None:
-    """A page from data/, so that a test has its markup beside it."""
-    path = DATA / rest
-    if "/" in rest or rest.startswith(".") or not path.is_file():
-        handler.send(404, HTML, document("none"))
-        return
-    kind = {".html": HTML, ".css": "text/css", ".svg": "image/svg+xml"}.get(path.suffix, "application/octet-stream")
-    handler.send(200, kind, path.read_bytes().replace(b"{{second}}", handler.second.encode()))

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::claim::Claim;
 use crate::dns::{Names, Resolver};
-use crate::layout::{Relay, Role, SOCKS_PORT, common_lines, lines, voting_offset};
+use crate::layout::{Relay, Role, SOCKS_PORT, VOTING_INTERVAL, common_lines, lines, voting_offset};
 use crate::prepare::{home, identities, private_file};
 use crate::{Ca, Trouble};
 
@@ -64,6 +64,7 @@ impl Network {
         progress(&format!("starting {} daemons", relays.len()));
         let tor = tor()?;
         let offset = voting_offset(SystemTime::now());
+        let stale = stale(&home(&directory, &relays[0].name).join("cached-consensus"));
         let mut tasks = JoinSet::new();
         for relay in relays.clone() {
             let setup = Setup {
@@ -73,8 +74,8 @@ impl Network {
                 deadline: UP_DEADLINE,
             };
             tasks.spawn(async move {
-                let started = Managed::start(&setup, |_, _| {}).await;
-                started.map_err(Trouble::daemon(&relay.name)).map(|managed| (relay, managed))
+                let managed = start(&setup, stale).await.map_err(Trouble::daemon(&relay.name))?;
+                Ok::<_, Trouble>((relay, managed))
             });
         }
         let mut daemons = Vec::new();
@@ -139,6 +140,28 @@ impl Network {
         let mut tasks: JoinSet<_> = self.daemons.into_iter().map(|(_, managed)| managed.stop()).collect();
         while tasks.join_next().await.is_some() {}
     }
+}
+
+/// Starts one daemon and waits until it is connected; if the kept consensus is stale, also until it has a new one.
+async fn start(setup: &Setup, stale: bool) -> Result<Managed, ManagedError> {
+    let end = Instant::now() + setup.deadline;
+    let managed = Managed::launch(setup).await?;
+    let mut events = managed.control().events(&["NEWCONSENSUS"]).await.map_err(ManagedError::Control)?;
+    managed.bootstrapped(setup.deadline, |_, _| {}).await?;
+    if stale {
+        let late = |_| ManagedError::Silent { deadline: setup.deadline };
+        timeout_at(end, events.next()).await.map_err(late)?.map_err(ManagedError::Control)?;
+    }
+    Ok(managed)
+}
+
+/// Whether the consensus of the last run, of which this file is a copy, is too old to begin with.
+///
+/// Tor begins with one that is up to a day old. An onion service that is made in the time of such a consensus gets lost when the next one
+/// comes, some seconds later: it is published for a time period that has long ended.
+fn stale(consensus: &Path) -> bool {
+    let age = consensus.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|time| time.elapsed().ok());
+    age.is_none_or(|age| age > Duration::from_secs(24 * VOTING_INTERVAL / 2))
 }
 
 /// Waits until nothing listens on a daemon's address any more: a daemon of an ended network may still be about to go.

@@ -64,7 +64,7 @@ def test_a_page_comes_of(gazette, path, status, text):
     ("/test/raw/broken-chunks", "breaks off"),
     ("/test/raw/endless-100", "more than 16 interim responses"),
     ("/test/raw/endless-103", "more than 16 interim responses"),
-    ("/test/raw/endless-head", "not HTTP"),
+    ("/test/raw/endless-head", "not HTTP|its head is over"),  # too many lines or too many bytes, whichever is seen first
     ("/test/raw/long-line", "not HTTP"),
     ("/test/raw/nothing", "closed the connection without an answer"),
     ("/test/raw/rubbish", "not HTTP"),
@@ -79,7 +79,7 @@ def test_a_page_comes_of(gazette, path, status, text):
 def test_an_error_comes_of(gazette, path, text):
     begin = time.monotonic()
     found = gazette.visit(path, bucket=50_000)
-    assert found.header["outcome"] == "error" and text in found.header["error"], found.header
+    assert found.header["outcome"] == "error" and any(one in found.header["error"] for one in text.split("|")), found.header
     assert found.padded == 50_000 and found.html == "" and time.monotonic() - begin < 15
 
 
@@ -167,6 +167,8 @@ def test_files_that_are_no_pages_become_pages(gazette, name, part):
     assert found.header["title"] == name and "<b>nicht" not in found.html and "<script" not in found.html
 
 
+# As in the jail: else every thread would reserve 64 MiB of addresses.
+JAIL = {"MALLOC_ARENA_MAX": "1", "LANG": "C.UTF-8", "PATH": "/usr/bin"}
 BOMBS = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (512 * 1024 * 1024,) * 2)
@@ -188,7 +190,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, output[48:4000
 def test_bombs_stop_within_the_memory_of_the_manifest(gazette, path, text):
     """In a process with the address space that the manifest asks for."""
     arguments = [str(HERE.parent), str(ROOT / "python"), str(gazette.ports[0]), path]
-    done = subprocess.run([sys.executable, "-c", BOMBS, *arguments], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", BOMBS, *arguments], capture_output=True, text=True, timeout=60, env=JAIL)
     assert done.returncode == 0, done.stderr
     resident, line = done.stdout.split(" ", 1)
     assert text in line and "memory" not in line and int(resident) < 420, done.stdout
