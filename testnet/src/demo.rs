@@ -31,15 +31,14 @@ pub(crate) async fn demo(directory: &Path, page: &Path, told: impl Future<Output
     tokio::pin!(told);
     let mut network = None;
     let shown = tokio::select! {
-        shown = show(&steps, directory, scratch.path(), page, &mut network) => shown,
-        () = &mut told => { steps.tell("interrupted: stopping everything"); Ok(()) }
+        shown = show(&steps, directory, scratch.path(), page, &mut network) => shown.map(|()| "everything is stopped; nothing is left but the page"),
+        () = &mut told => Ok("interrupted; everything is stopped"),
     };
     if let Some(network) = network {
         network.down().await;
     }
     drop(scratch);
-    shown?;
-    steps.tell("everything is stopped; nothing is left but the page");
+    steps.tell(shown?);
     Ok(())
 }
 

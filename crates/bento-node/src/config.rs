@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 
 use bento_proto::{Policy, Size, Span};
 
@@ -212,6 +213,11 @@ impl Config {
             );
         }
         let limits = &self.limits;
+        for (key, amount) in [("sessions", limits.sessions), ("connections", limits.connections)] {
+            if amount > Semaphore::MAX_PERMITS {
+                return Err(format!("limits.{key} is more than can be counted"));
+            }
+        }
         for (key, zero) in [
             ("sessions", limits.sessions == 0),
             ("connections", limits.connections == 0),

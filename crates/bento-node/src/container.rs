@@ -53,7 +53,7 @@ pub struct Container {
     /// What it shares with the others.
     pub node: Arc<Host>,
     /// Its traffic.
-    pub meter: Meter,
+    pub meter: Arc<Meter>,
     /// Room for its streams to elsewhere.
     pub connections: Arc<Semaphore>,
     /// Keeps its circuits apart from every other function's.
@@ -84,7 +84,7 @@ impl Container {
         room: (OwnedSemaphorePermit, OwnedSemaphorePermit),
     ) -> Result<Arc<Self>, StartError> {
         let container = Arc::new(Self {
-            meter: Meter::new(grant.traffic().as_bytes()),
+            meter: Arc::new(Meter::new(grant.traffic().as_bytes())),
             connections: Arc::new(Semaphore::new(grant.descriptors() as usize)),
             invocations: Arc::new(Semaphore::new(grant.invocations() as usize)),
             bundle,
@@ -108,8 +108,13 @@ impl Container {
                 () = over.cancelled() => {}
             }
         });
+        // A client that leaves while its code is loaded drops this future; the task above must not wait for a lifetime that nobody has.
+        let abandoned = container.over.clone().drop_guard();
         match container.awake().await {
-            Ok(_) => Ok(container),
+            Ok(_) => {
+                abandoned.disarm();
+                Ok(container)
+            }
             Err(error) => {
                 container.end(Bound::Shutdown);
                 Err(error)

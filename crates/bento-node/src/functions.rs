@@ -8,6 +8,7 @@ use std::{
 };
 
 use bento_proto::{Bound, Digest, InvocationToken, Refusal, ShutdownToken};
+use tokio_util::sync::CancellationToken;
 
 use crate::container::Container;
 
@@ -27,6 +28,17 @@ struct Table {
 struct Entry {
     container: Arc<Container>,
     shutdown: Digest,
+    /// Raised when the entry has left the table.
+    removed: CancellationToken,
+}
+
+impl Table {
+    fn remove(&mut self, invocation: Digest) -> Option<Arc<Container>> {
+        let entry = self.by_invocation.remove(&invocation)?;
+        self.by_shutdown.remove(&entry.shutdown);
+        entry.removed.cancel();
+        Some(entry.container)
+    }
 }
 
 impl Functions {
@@ -55,7 +67,8 @@ impl Functions {
             return Err(Refusal::TokenInUse);
         }
         table.by_shutdown.insert(shutdown, invocation);
-        table.by_invocation.insert(invocation, Entry { container: Arc::clone(&container), shutdown });
+        let removed = CancellationToken::new();
+        table.by_invocation.insert(invocation, Entry { container: Arc::clone(&container), shutdown, removed: removed.clone() });
         drop(table);
         // What has used up its traffic or CPU time stays until the end of its lifetime, so that its client learns the reason.
         let (functions, left) = (Arc::downgrade(self), container.remaining().duration());
@@ -64,24 +77,30 @@ impl Functions {
         tokio::spawn(async move {
             let ended = async {
                 over.cancelled().await;
-                // A spent one is kept; one that was shut down is no longer here, and neither need this task be.
+                // A spent one is kept.
                 if kept.upgrade().is_some_and(|container| matches!(container.reason(), Some(Bound::Traffic | Bound::Cpu))) {
                     std::future::pending::<()>().await;
                 }
             };
-            let _ = tokio::time::timeout(left, ended).await;
+            tokio::select! {
+                biased;
+                // One that was shut down is no longer here, and neither need this task be: under its tokens there may be another by now.
+                () = removed.cancelled() => return,
+                _ = tokio::time::timeout(left, ended) => {}
+            }
             if let Some(functions) = functions.upgrade() {
-                functions.remove(invocation);
+                functions.forget(invocation, &removed);
             }
         });
         Ok(())
     }
 
-    fn remove(&self, invocation: Digest) -> Option<Arc<Container>> {
+    /// Removes an entry if it is still the one that was meant.
+    fn forget(&self, invocation: Digest, removed: &CancellationToken) {
         let mut table = self.table();
-        let entry = table.by_invocation.remove(&invocation)?;
-        table.by_shutdown.remove(&entry.shutdown);
-        Some(entry.container)
+        if !removed.is_cancelled() {
+            table.remove(invocation);
+        }
     }
 
     /// The function that this token may invoke.
@@ -108,8 +127,10 @@ impl Functions {
     /// # Errors
     /// When there is none.
     pub fn shutdown(&self, token: &ShutdownToken) -> Result<Arc<Container>, Refusal> {
-        let invocation = self.table().by_shutdown.get(&token.digest()).copied().ok_or(Refusal::UnknownToken)?;
-        let container = self.remove(invocation).ok_or(Refusal::UnknownToken)?;
+        let mut table = self.table();
+        let invocation = table.by_shutdown.get(&token.digest()).copied().ok_or(Refusal::UnknownToken)?;
+        let container = table.remove(invocation).ok_or(Refusal::UnknownToken)?;
+        drop(table);
         container.end(Bound::Shutdown);
         Ok(container)
     }

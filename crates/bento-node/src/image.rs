@@ -35,6 +35,9 @@ pub type Images = BTreeMap<String, Arc<Image>>;
 
 const RUNTIME: &[(&str, &str)] = &include!(concat!(env!("OUT_DIR"), "/runtime.rs"));
 
+/// Where the runtime is inside.
+const INSIDE: &str = "/bento";
+
 /// Where certificates are inside, as OpenSSL of Debian looks for them.
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
@@ -61,7 +64,7 @@ pub async fn prepare(images: &BTreeMap<String, config::Image>, state: &Path) -> 
         let python =
             image.python.canonicalize().map_err(|error| failed(format!("no interpreter at {}", image.python.display()), Some(error)))?;
         let runtime = runtime(state, &python).await.map_err(|error| failed("writing the runtime".into(), Some(error)))?;
-        let mut openings = vec![Opening { outside: runtime, inside: "/bento".into() }];
+        let mut openings = vec![Opening { outside: runtime, inside: INSIDE.into() }];
         let mut extensions = Vec::new();
         for package in &image.packages {
             let file_name = find(&image.packages_from, package).ok_or_else(|| {
@@ -127,7 +130,9 @@ async fn runtime(state: &Path, python: &Path) -> io::Result<PathBuf> {
         std::fs::set_permissions(&path, Permissions::from_mode(0o644))?;
     }
     let mut compile = tokio::process::Command::new(python);
-    compile.args(["-I", "-S", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]).arg(&directory);
+    // Compiled files name their sources. A function can read them, and is told the path inside, not where the operator keeps the node's state.
+    compile.args(["-I", "-S", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "-p", INSIDE, "-s"]);
+    compile.arg(state.join("runtime")).arg(&directory);
     compile.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
     // Unchecked, since the files are ours and the check costs a read of each at every start; so stale ones are removed first.
     let _ = std::fs::remove_dir_all(directory.join("__pycache__"));

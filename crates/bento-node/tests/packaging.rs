@@ -146,7 +146,8 @@ fn the_shipped_files_are_accepted_by_bentod_check() {
     assert!(config.contains("state = \"state\""));
     std::fs::write(directory.path().join("bentod.toml"), config).unwrap();
     std::fs::write(directory.path().join("policy.toml"), text("policy.toml")).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_bentod")).args(["check", "--config"]).arg(directory.path().join("bentod.toml")).output().unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_bentod")).args(["check", "--config"]).arg(directory.path().join("bentod.toml")).output().unwrap();
     let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}{error}");
     for line in ["image          web: ", "tor            /", "wall           stands landlock", "memory = \"512 MiB\""] {

@@ -95,7 +95,7 @@ async fn session(stream: Box<dyn Stream>, router: Router, node: &Node, head: Dur
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(HEAD_BYTES_MAX);
     server.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX).max_header_list_size(HEAD_BYTES_MAX as u32);
-    let stream = TokioIo::new(Watched::new(stream, idle));
+    let stream = TokioIo::new(Watched::new(stream, head, idle));
     let connection = server.serve_connection(stream, TowerToHyperService::new(router));
     tokio::pin!(connection);
     tokio::select! {
@@ -113,8 +113,9 @@ struct Watched {
 }
 
 impl Watched {
-    fn new(stream: Box<dyn Stream>, idle: Duration) -> Self {
-        Self { stream, idle, end: Box::pin(tokio::time::sleep(idle)) }
+    /// The first byte must come in the time for a head: until there is one, hyper does not know whose deadline to set.
+    fn new(stream: Box<dyn Stream>, head: Duration, idle: Duration) -> Self {
+        Self { stream, idle, end: Box::pin(tokio::time::sleep(head)) }
     }
 
     fn watch<T>(&mut self, context: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {

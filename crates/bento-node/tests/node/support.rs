@@ -52,10 +52,11 @@ impl Node {
         std::fs::write(directory.path().join("policy.toml"), policy).unwrap();
         std::fs::write(&config, format!("name = \"Test\"\nstate = \"state\"\nlisten = \"127.0.0.1:0\"\n{more}\n[tor]\noff = true\n"))
             .unwrap();
-        // A shell between them passes on that this process has ended, however it ended.
-        let script = r#""$0" run --config "$1" & pid=$!; trap 'kill -9 $pid' TERM; (cat >/dev/null; kill $pid) <&3 & wait $pid"#;
+        // A shell between them passes on that this process has ended, however it ended, and clears up: a static is never dropped.
+        let script =
+            r#""$0" run --config "$1" & pid=$!; trap 'kill -9 $pid' TERM; (cat >/dev/null; kill $pid) <&3 & wait $pid; rm -rf "$2""#;
         let mut child = Command::new("/bin/sh");
-        child.args(["-c", &format!("exec 3<&0; {script}")]).arg(env!("CARGO_BIN_EXE_bentod")).arg(&config);
+        child.args(["-c", &format!("exec 3<&0; {script}")]).arg(env!("CARGO_BIN_EXE_bentod")).arg(&config).arg(directory.path());
         let mut child = child.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = std::sync::Arc::new(Mutex::new(String::new()));

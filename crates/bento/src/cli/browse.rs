@@ -36,8 +36,10 @@ pub(crate) async fn run(context: &Context, args: args::Browse) -> Result<(), Fai
         Some(directory) => function(directory)?,
         None => Standard::Browser.bundle().map_err(|error| Failure::input(format!("the browser that came with this program: {error}")))?,
     };
-    // A page at another port is what was asked for, so the function may go there as well.
-    let port = port(&url).filter(|port| ![80, 443].contains(port)).and_then(|port| format!("accept *:{port}").parse().ok());
+    // A page at another port is what was asked for, so the function may go there as well; unless it was said where it may go.
+    let port = port(&url)
+        .filter(|port| ![80, 443].contains(port) && args.connect.is_empty())
+        .and_then(|port| format!("accept *:{port}").parse().ok());
     let rules: Vec<Rule> = args.connect.iter().cloned().chain(port).collect();
     let bundle = bento::connecting_to(bundle, &rules)
         .map_err(|error| Failure::input(format!("adding to what the browser may connect to: {error}")))?;
