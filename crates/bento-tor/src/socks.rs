@@ -60,6 +60,12 @@ impl Isolation {
         let digest = Sha256::digest(name.as_bytes());
         Self { password: data_encoding::HEXLOWER.encode(&digest) }
     }
+
+    /// Another one that belongs to this one alone: for a new try, when the circuits of the last seem to hang.
+    #[must_use]
+    pub fn afresh(&self, number: u32) -> Self {
+        Self::new(&format!("{} {number}", self.password))
+    }
 }
 
 impl std::fmt::Debug for Isolation {

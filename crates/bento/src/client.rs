@@ -43,6 +43,9 @@ const HEAD_FIELDS_MAX: usize = 64;
 /// Pause before a stream that Tor could not open is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
 
+/// Longest that one of several tries may take. An onion service on the live network answers within this, or its circuit is dead.
+const ONE_TRY: Duration = Duration::from_secs(40);
+
 /// Most tries to open a stream, all within [`Bounds::connect`].
 const TRIES_MAX: u32 = 4;
 
@@ -266,8 +269,11 @@ impl Client {
         loop {
             self.tell(Stage::Connecting(tries));
             let left = end.saturating_duration_since(Instant::now());
-            match socks.connect(host, port, isolation, left).await {
+            let isolation = if tries == 1 { isolation.clone() } else { isolation.afresh(tries) };
+            match socks.connect(host, port, &isolation, left.min(ONE_TRY)).await {
                 Ok(stream) => return Ok(Box::new(stream)),
+                // A circuit to where the service was before can stay open and carry nothing; another isolation gets another circuit.
+                Err(SocksError::Deadline(_)) if Instant::now() < end && tries < TRIES_MAX => {}
                 Err(SocksError::Deadline(_)) => return Err(late()),
                 // Nothing was sent yet, so trying again asks for nothing twice.
                 Err(error) if error.is_passing() && tries < TRIES_MAX && Instant::now() + AGAIN < end => sleep(AGAIN).await,
