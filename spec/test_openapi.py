@@ -149,10 +149,9 @@ def _(start):
 
 @case(INSTALL, 503, "stopping")
 def _(start):
-    function = Function(start.fresh())
     archive = bundle(HELLO)
     digests = {"Bento-Invocation-Digest": "0" * 64, "Bento-Shutdown-Digest": "1" * 64}
-    return when_stopping(function.node, head("POST", "/v1/functions", len(archive), digests), archive)
+    return when_stopping(start.fresh(), head("POST", "/v1/functions", len(archive), digests), archive)
 
 
 # State and shutdown.
@@ -169,8 +168,7 @@ def _(start):
 
 @case(SHUTDOWN, 204)
 def _(start):
-    function = installed(start.node(), HELLO)
-    return ask(function.node, "DELETE", "/v1/function", function.bearer("shutdown"))
+    return ask(start.node(), "DELETE", "/v1/function", installed(start.node(), HELLO).bearer("shutdown"))
 
 
 for name in (STATUS, SHUTDOWN, INVOKE):
@@ -365,6 +363,8 @@ def when_stopping(node: Node, first: bytes, rest: bytes) -> Answer:
     time.sleep(0.3)
     node.process.terminate()
     node.until("stopping")
+    # It is logged a moment before it is so.
+    time.sleep(0.2)
     session.send(rest)
     return session.answer()
 

@@ -115,11 +115,14 @@ class Node(Program):
         """Processes below it that have this name."""
         found, left = [], [self.process.pid]
         while left:
-            for children in Path(f"/proc/{left.pop()}/task").glob("*/children"):
-                for pid in map(int, children.read_text().split()):
-                    left.append(pid)
-                    if Path(f"/proc/{pid}/comm").read_text().strip() == name:
-                        found.append(pid)
+            pid = left.pop()
+            try:
+                if Path(f"/proc/{pid}/comm").read_text().strip() == name:
+                    found.append(pid)
+                for children in Path(f"/proc/{pid}/task").glob("*/children"):
+                    left += map(int, children.read_text().split())
+            except OSError:
+                pass  # It ended meanwhile.
         return found
 
 

@@ -67,7 +67,7 @@ pub struct Container {
     process: tokio::sync::Mutex<Option<Arc<Process>>>,
     log: Mutex<VecDeque<String>>,
     /// Its place among the functions that a node takes, and its bundle's bytes, given back with it.
-    _room: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    _room: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
 }
 
 impl Container {
@@ -81,7 +81,7 @@ impl Container {
         image: Arc<Image>,
         node: Arc<Host>,
         isolation: Isolation,
-        room: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+        room: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
     ) -> Result<Arc<Self>, StartError> {
         let container = Arc::new(Self {
             meter: Arc::new(Meter::new(grant.traffic().as_bytes())),

@@ -14,13 +14,14 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use bytes::BytesMut;
+use bytes::Bytes;
 use http_body_util::BodyExt;
+use tokio::time::timeout;
 use tracing::error;
 
-use bento_proto::{Digest, InvocationToken, Problem, Refusal, ShutdownToken, limits::BUNDLE_BYTES_MAX};
+use bento_proto::{Digest, InvocationToken, Problem, Refusal, ShutdownToken};
 
-use crate::{node::Node, process::StartError};
+use crate::{archive::Archive, node::Node, process::StartError};
 
 pub use session::{Listener, operator, serve};
 
@@ -98,9 +99,9 @@ async fn policy(State(node): State<Arc<Node>>) -> Response {
 async fn install(State(node): State<Arc<Node>>, request: Request) -> Result<Response, Failure> {
     let invocation = digest(request.headers(), &INVOCATION_DIGEST)?;
     let shutdown = digest(request.headers(), &SHUTDOWN_DIGEST)?;
-    let archive = whole(request.into_body(), "the bundle", BUNDLE_BYTES_MAX).await?;
+    let (archive, _) = bundle(&node, &mut request.into_body(), None).await?;
     // Once begun, it is finished, so that a client that asks again finds it or nothing.
-    let installing = tokio::spawn(async move { node.install(&archive, invocation, shutdown).await });
+    let installing = tokio::spawn(async move { node.install(archive, invocation, shutdown).await });
     let (status, new) = installing.await.map_err(|_| Problem::new("trouble", 500, "the node failed"))??;
     let code = if new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((code, Json(status)).into_response())
@@ -139,16 +140,28 @@ fn digest(headers: &HeaderMap, name: &HeaderName) -> Result<Digest, Failure> {
     Ok(text.parse().map_err(Refusal::BadToken)?)
 }
 
-/// A whole body, if it is not longer than it may be.
-async fn whole(mut body: Body, what: &'static str, limit: usize) -> Result<BytesMut, Failure> {
-    let mut whole = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Refusal::BadRequest(format!("{what} was cut off")))?;
-        let Ok(data) = frame.into_data() else { continue };
-        if whole.len() + data.len() > limit {
-            return Err(Refusal::TooLong { what, limit: limit as u64 }.into());
+/// A bundle of this length, or of all that comes, and what came behind it. It has the time that a session may be idle to come as a whole:
+/// byte by byte, it would hold its memory for days.
+async fn bundle(node: &Node, body: &mut Body, length: Option<usize>) -> Result<(Archive, Bytes), Failure> {
+    let cut = || Refusal::BadRequest("the bundle was cut off".into());
+    let mut archive = Archive::new(node.bundles());
+    let coming = async {
+        while length != Some(archive.bytes().len()) {
+            let Some(frame) = body.frame().await else {
+                return if length.is_none() { Ok(Bytes::new()) } else { Err(cut()) };
+            };
+            let Ok(mut data) = frame.map_err(|_| cut())?.into_data() else { continue };
+            let left = length.map_or(data.len(), |length| length - archive.bytes().len());
+            let behind = data.split_off(left.min(data.len()));
+            archive.push(&data)?;
+            if !behind.is_empty() {
+                return Ok(behind);
+            }
         }
-        whole.extend_from_slice(&data);
-    }
-    Ok(whole)
+        Ok(Bytes::new())
+    };
+    let idle = node.config().limits.idle;
+    let late = || Refusal::BadRequest(format!("the bundle did not come within {idle}"));
+    let behind = timeout(idle.duration(), coming).await.map_err(|_| late())??;
+    Ok((archive, behind))
 }

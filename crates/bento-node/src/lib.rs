@@ -3,6 +3,7 @@
 //! `bentod` is this library with a command line around it.
 #![forbid(unsafe_code)]
 
+pub mod archive;
 pub mod check;
 pub mod config;
 pub mod container;

@@ -1,12 +1,18 @@
 //! The program `bentod`.
 #![forbid(unsafe_code)]
 
-use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal, os::unix::fs::DirBuilderExt, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::{
+    Layer,
+    filter::{FilterExt, filter_fn},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use bento_node::{check, config::Config, daemon, image, node::NodeStatus};
 
@@ -38,12 +44,10 @@ type Said = (String, &'static str);
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let log = tracing_subscriber::EnvFilter::try_from_env("BENTOD_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(log)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    // Libraries log what they work on, a resolver the names that functions ask for: whatever level is chosen, only our own words are logged.
+    let ours = filter_fn(|metadata| metadata.target().starts_with("bento"));
+    let out = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).with_target(false);
+    tracing_subscriber::registry().with(out.with_filter(log.and(ours))).init();
     let done = match arguments.command {
         Command::Run => run(arguments.config).await,
         Command::Check => check(arguments.config).await,
@@ -94,7 +98,7 @@ async fn check(path: PathBuf) -> Result<(), Said> {
     for line in policy.to_toml().lines() {
         println!("               {line}");
     }
-    let scratch = std::env::temp_dir().join(format!("bentod-check-{}", std::process::id()));
+    let scratch = scratch().map_err(|error| (format!("making a directory in {}: {error}", std::env::temp_dir().display()), HINT_FILES))?;
     let images = image::prepare(&config.images, &scratch).await;
     let _ = std::fs::remove_dir_all(&scratch);
     for (name, image) in images.map_err(|error| (chain(&error), HINT_FILES))? {
@@ -129,6 +133,15 @@ async fn check(path: PathBuf) -> Result<(), Said> {
         "bounds         memory by RLIMIT_AS, CPU time by RLIMIT_CPU, threads by RLIMIT_NPROC, descriptors by RLIMIT_NOFILE, scratch by tmpfs, traffic by the node"
     );
     Ok(())
+}
+
+/// A new directory that is this user's alone: in one that another user made, files would be written wherever that user's links lead.
+fn scratch() -> std::io::Result<PathBuf> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(std::io::Error::other)?;
+    let path = std::env::temp_dir().join(format!("bentod-check-{:016x}", u64::from_ne_bytes(random)));
+    std::fs::DirBuilder::new().mode(0o700).create(&path)?;
+    Ok(path)
 }
 
 #[expect(clippy::print_stdout, reason = "this is what the operator asked to see")]

@@ -3,9 +3,13 @@
 use std::{
     io,
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Bytes read at once. Four of Tor's largest TLS records; more gains nothing measurable over a circuit.
@@ -47,15 +51,33 @@ impl Meter {
     }
 }
 
-/// Copies until the end of `from`, then ends `to`. Counts before passing on; waits for the slower side, holding one chunk.
+/// Longest silence on a stream of which one side has ended. Some protocols ask, close their half and wait for the answer; this is to be
+/// long for those, and yet a function that closes its socket shall not lose the place of it to a host that never closes.
+const HALF_OPEN: Duration = Duration::from_secs(120);
+
+/// Copies until the end of `from`, then ends `to` and raises `half`. Counts before passing on; waits for the slower side, holding one chunk.
 ///
 /// # Errors
-/// When a side fails or the meter is exhausted.
-pub async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin), meter: &Meter) -> io::Result<()> {
+/// When a side fails, the meter is exhausted, or `from` is silent for long after `half` was raised.
+async fn copy(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    meter: &Meter,
+    half: &CancellationToken,
+) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
-        let bytes = from.read(&mut chunk).await?;
+        let silent = async {
+            half.cancelled().await;
+            sleep(HALF_OPEN).await;
+        };
+        let bytes = tokio::select! {
+            biased;
+            bytes = from.read(&mut chunk) => bytes?,
+            () = silent => return Err(io::ErrorKind::TimedOut.into()),
+        };
         if bytes == 0 {
+            half.cancel();
             return to.shutdown().await;
         }
         meter.take(bytes)?;
@@ -63,12 +85,13 @@ pub async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite
     }
 }
 
-/// Copies both ways until both have ended or one has failed.
+/// Copies both ways until both have ended, one has failed, or one has ended and the other is silent for long.
 pub async fn join(one: impl AsyncRead + AsyncWrite + Unpin, other: impl AsyncRead + AsyncWrite + Unpin, meter: &Meter) {
     let (mut one_reads, mut one_writes) = tokio::io::split(one);
     let (mut other_reads, mut other_writes) = tokio::io::split(other);
+    let half = CancellationToken::new();
     // A failure of one direction ends both: the sockets are dropped, and each side sees its end.
-    let _ = tokio::try_join!(copy(&mut one_reads, &mut other_writes, meter), copy(&mut other_reads, &mut one_writes, meter));
+    let _ = tokio::try_join!(copy(&mut one_reads, &mut other_writes, meter, &half), copy(&mut other_reads, &mut one_writes, meter, &half));
 }
 
 #[cfg(test)]
@@ -77,11 +100,11 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_left_passes_and_the_next_byte_does_not() {
-        let meter = Meter::new(10);
+        let (meter, half) = (Meter::new(10), CancellationToken::new());
         let mut out = Vec::new();
-        copy(&mut &b"0123456789"[..], &mut out, &meter).await.unwrap();
+        copy(&mut &b"0123456789"[..], &mut out, &meter, &half).await.unwrap();
         assert!(!meter.exhausted.is_cancelled());
-        assert!(copy(&mut &b"x"[..], &mut out, &meter).await.is_err());
+        assert!(copy(&mut &b"x"[..], &mut out, &meter, &half).await.is_err());
         assert_eq!((out.as_slice(), meter.used()), (b"0123456789".as_slice(), 10));
         assert!(meter.exhausted.is_cancelled());
     }
@@ -107,5 +130,16 @@ mod tests {
         };
         let ((), (heard, answer)) = tokio::join!(joined, talk);
         assert_eq!((heard.as_slice(), answer.as_slice()), (b"question".as_slice(), b"answer".as_slice()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_never_closes_does_not_keep_a_stream_that_the_function_closed() {
+        let meter = Meter::new(1000);
+        let (ours, function) = tokio::io::duplex(100);
+        let (far, _host) = tokio::io::duplex(100);
+        drop(function);
+        let begun = tokio::time::Instant::now();
+        tokio::time::timeout(HALF_OPEN * 2, join(ours, far, &meter)).await.unwrap();
+        assert!(begun.elapsed() >= HALF_OPEN);
     }
 }

@@ -3,14 +3,14 @@
 use std::{
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Instant,
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use bento_proto::{
@@ -21,15 +21,13 @@ use bento_proto::{
 use bento_tor::Isolation;
 
 use crate::{
+    archive::{Archive, Room},
     config::Config,
     container::{Container, Host},
     functions::Functions,
     image::Images,
     process::{StartError, Trouble},
 };
-
-/// The unit in which bundles' memory is shared out, in bytes.
-const BUNDLE_UNIT: usize = 1024;
 
 /// A running node.
 #[derive(Debug)]
@@ -40,8 +38,8 @@ pub struct Node {
     host: Arc<Host>,
     functions: Arc<Functions>,
     room: Arc<Semaphore>,
-    bundles: Arc<Semaphore>,
-    runs: Mutex<Vec<std::sync::Weak<Container>>>,
+    bundles: Arc<Room>,
+    runs: Mutex<Vec<Weak<Container>>>,
     isolations: AtomicU64,
     onion: Mutex<Option<String>>,
     /// Raised when no new work is taken.
@@ -74,11 +72,13 @@ pub struct NodeStatus {
 
 /// A function that lives for one call: ends when dropped.
 #[derive(Debug)]
-pub struct Run(pub Arc<Container>);
+pub struct Run(Weak<Container>);
 
 impl Drop for Run {
     fn drop(&mut self) {
-        self.0.end(Bound::Shutdown);
+        if let Some(container) = self.0.upgrade() {
+            container.end(Bound::Shutdown);
+        }
     }
 }
 
@@ -88,7 +88,7 @@ impl Node {
         let limits = config.limits.clone();
         Self {
             room: Arc::new(Semaphore::new(policy.offers.functions as usize)),
-            bundles: Arc::new(Semaphore::new((limits.bundles.as_bytes() / BUNDLE_UNIT as u64).min(Semaphore::MAX_PERMITS as u64) as usize)),
+            bundles: Arc::new(Room::new(limits.bundles)),
             host: Arc::new(Host { jail, egress, connections: Arc::new(Semaphore::new(limits.connections)), limits }),
             config,
             policy,
@@ -136,6 +136,11 @@ impl Node {
         }
     }
 
+    /// The memory for bundles.
+    pub fn bundles(&self) -> Arc<Room> {
+        Arc::clone(&self.bundles)
+    }
+
     /// Numbers for the operator.
     pub fn status(&self) -> NodeStatus {
         let functions = self.functions.all();
@@ -155,15 +160,17 @@ impl Node {
     ///
     /// # Errors
     /// When it is not admitted, does not load, or the node fails.
-    pub async fn install(&self, archive: &[u8], invocation: Digest, shutdown: Digest) -> Result<(FunctionStatus, bool), StartError> {
-        let (bundle, grant) = self.admit(archive)?;
+    pub async fn install(&self, archive: Archive, invocation: Digest, shutdown: Digest) -> Result<(FunctionStatus, bool), StartError> {
+        let (bundle, grant) = self.admit(&archive)?;
         if let Some(container) = self.functions.same(invocation, shutdown, &bundle.files).map_err(StartError::Refused)? {
             return Ok((container.status(), false));
         }
-        let container = self.launch(bundle, grant, archive.len(), &invocation.to_string()).await?;
+        let container = self.launch(bundle, grant, archive, &invocation.to_string()).await?;
         if let Err(refusal) = self.functions.add(invocation, shutdown, Arc::clone(&container)) {
             container.end(Bound::Shutdown);
-            return Err(StartError::Refused(refusal));
+            // The same may have been asked twice at a time: a client that lost its circuit does not know that the first is still loading.
+            let other = self.functions.same(invocation, shutdown, &container.bundle.files).map_err(StartError::Refused)?;
+            return other.map(|other| (other.status(), false)).ok_or(StartError::Refused(refusal));
         }
         Ok((container.status(), true))
     }
@@ -172,39 +179,34 @@ impl Node {
     ///
     /// # Errors
     /// When it is not admitted, does not load, or the node fails.
-    pub async fn run(&self, archive: &[u8]) -> Result<Run, StartError> {
-        let (bundle, grant) = self.admit(archive)?;
+    pub async fn run(&self, archive: Archive) -> Result<(Arc<Container>, Run), StartError> {
+        let (bundle, grant) = self.admit(&archive)?;
         let number = self.isolations.fetch_add(1, Ordering::Relaxed);
-        let container = self.launch(bundle, grant, archive.len(), &format!("run {number}")).await?;
+        let container = self.launch(bundle, grant, archive, &format!("run {number}")).await?;
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         runs.retain(|run| run.strong_count() > 0);
         runs.push(Arc::downgrade(&container));
-        Ok(Run(container))
+        drop(runs);
+        let run = Run(Arc::downgrade(&container));
+        Ok((container, run))
     }
 
-    fn admit(&self, archive: &[u8]) -> Result<(Bundle, Grant), StartError> {
+    fn admit(&self, archive: &Archive) -> Result<(Bundle, Grant), StartError> {
         if self.stopping.is_cancelled() {
             return Err(StartError::Refused(Refusal::Stopping));
         }
-        let bundle = Bundle::unpack(archive).map_err(|error| StartError::Refused(Refusal::BadBundle(error.to_string())))?;
+        let bundle = Bundle::unpack(archive.bytes()).map_err(|error| StartError::Refused(Refusal::BadBundle(error.to_string())))?;
         let grant = self.policy.admit(&bundle.manifest).map_err(StartError::Refused)?;
         Ok((bundle, grant))
     }
 
-    async fn launch(&self, bundle: Bundle, grant: Grant, bytes: usize, isolation: &str) -> Result<Arc<Container>, StartError> {
-        let room = self.room(bytes)?;
+    async fn launch(&self, bundle: Bundle, grant: Grant, archive: Archive, isolation: &str) -> Result<Arc<Container>, StartError> {
+        let busy = || Refusal::Busy { what: "functions", limit: self.policy.offers.functions.into() };
+        let place = Arc::clone(&self.room).try_acquire_owned().map_err(|_| StartError::Refused(busy()))?;
         let image = self.images.get(grant.image()).ok_or(StartError::Trouble(Trouble::Late("an image that the policy offers")))?;
         // Another process of the same tor may use the same words; the node's birth makes them its own.
         let isolation = Isolation::new(&format!("function {:?} {isolation}", self.born));
-        Container::launch(bundle, grant, Arc::clone(image), Arc::clone(&self.host), isolation, room).await
-    }
-
-    fn room(&self, bytes: usize) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), StartError> {
-        let busy = |what, limit| StartError::Refused(Refusal::Busy { what, limit });
-        let one = Arc::clone(&self.room).try_acquire_owned().map_err(|_| busy("functions", self.policy.offers.functions.into()))?;
-        let units = u32::try_from(bytes.div_ceil(BUNDLE_UNIT)).unwrap_or(u32::MAX);
-        let memory = Arc::clone(&self.bundles).try_acquire_many_owned(units);
-        Ok((one, memory.map_err(|_| busy("bytes of bundles", self.config.limits.bundles.as_bytes()))?))
+        Container::launch(bundle, grant, Arc::clone(image), Arc::clone(&self.host), isolation, (place, archive.into_taken())).await
     }
 
     /// Waits until no session is open.
@@ -216,8 +218,7 @@ impl Node {
     /// Takes no new work, waits for what runs as long as the configuration says, and ends what is then left.
     pub async fn stop(&self) {
         self.stopping.cancel();
-        let runs: Vec<Arc<Container>> =
-            self.runs.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(std::sync::Weak::upgrade).collect();
+        let runs: Vec<Arc<Container>> = self.runs.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect();
         let all: Vec<Arc<Container>> = self.functions.all().into_iter().chain(runs).collect();
         let quiet = async {
             for container in &all {

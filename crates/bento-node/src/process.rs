@@ -113,14 +113,44 @@ pub enum Trouble {
 struct Jail {
     child: Child,
     reports: Lines<BufReader<Take<ChildStdout>>>,
+    /// The process whose CPU time is still to be counted, and against whom. However it ends, its time is counted once.
+    uncounted: Option<(Arc<Container>, u32)>,
 }
 
 impl Jail {
     async fn report(&mut self) -> io::Result<Option<Report>> {
-        match self.reports.next_line().await? {
-            Some(line) => serde_json::from_str(&line).map(Some).map_err(io::Error::other),
-            None => Ok(None),
+        let Some(line) = self.reports.next_line().await? else { return Ok(None) };
+        let report = serde_json::from_str(&line).map_err(io::Error::other)?;
+        if let (Report::Ended { cpu_ms, .. }, Some((container, _))) =
+            (&report, self.uncounted.take_if(|_| matches!(report, Report::Ended { .. })))
+        {
+            container.count_cpu(*cpu_ms);
         }
+        Ok(Some(report))
+    }
+
+    /// Counts the CPU time of a process that is about to be killed, and so will not be reported.
+    async fn settle(&mut self) {
+        if !self.count() {
+            // It has ended by itself, so its report is there or on its way.
+            let _ = timeout(ENDED_DEADLINE, self.report()).await;
+        }
+    }
+
+    /// Counts its CPU time so far, if it is there to be counted.
+    fn count(&mut self) -> bool {
+        let Some((container, pid)) = &self.uncounted else { return true };
+        let Some(cpu_ms) = cpu_of(*pid) else { return false };
+        container.count_cpu(cpu_ms);
+        self.uncounted = None;
+        true
+    }
+}
+
+impl Drop for Jail {
+    fn drop(&mut self) {
+        // A client that leaves while code is loaded drops the loading, and must not get its CPU time for nothing.
+        self.count();
     }
 }
 
@@ -139,7 +169,7 @@ impl Process {
         // Dropped with the command: the function's end of the socket is then open in the jail alone, and its end is seen here.
         drop(command);
         let reports = child.stdout.take().ok_or(StartError::Trouble(Trouble::Late("the jail's pipe")))?;
-        let mut jail = Jail { child, reports: BufReader::new(reports.take(REPORT_BYTES_MAX)).lines() };
+        let mut jail = Jail { child, reports: BufReader::new(reports.take(REPORT_BYTES_MAX)).lines(), uncounted: None };
 
         let spec = serde_json::to_vec(&spec(container, cpu_left))
             .map_err(|error| StartError::Trouble(Trouble::System("writing the spec", error.into())))?;
@@ -155,6 +185,7 @@ impl Process {
             Ok(started) => started.map_err(StartError::Trouble)?,
             Err(_) => return Err(StartError::Trouble(Trouble::Late("putting up a jail"))),
         };
+        jail.uncounted = Some((Arc::clone(container), pid));
         let process = Arc::new(Self { link, pid, slots: Mutex::default(), next: AtomicU64::new(1), gone: CancellationToken::new() });
         let loading = async {
             tokio::select! {
@@ -162,9 +193,10 @@ impl Process {
                 () = container.over.cancelled() => Err(StartError::Refused(container.refusal())),
             }
         };
-        match timeout(node.limits.load.duration(), loading).await {
-            Ok(loaded) => loaded?,
-            Err(_) => return Err(StartError::Refused(unloadable(format!("it did not load within {}", node.limits.load)))),
+        let late = || StartError::Refused(unloadable(format!("it did not load within {}", node.limits.load)));
+        if let Err(error) = timeout(node.limits.load.duration(), loading).await.unwrap_or_else(|_| Err(late())) {
+            jail.settle().await;
+            return Err(error);
         }
         tokio::spawn(Arc::clone(&process).supervise(Arc::clone(container), jail));
         Ok(process)
@@ -276,7 +308,7 @@ impl Process {
 
     /// CPU time so far, from the kernel's own account.
     pub fn cpu_ms(&self) -> u64 {
-        cpu_of(Path::new("/proc").join(self.pid.to_string()).join("stat").as_path()).unwrap_or(0)
+        cpu_of(self.pid).unwrap_or(0)
     }
 
     fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Slot>> {
@@ -300,6 +332,7 @@ impl Process {
                 _ => Outcome::Failed { error: "the function's process ended".into(), traceback: String::new() },
             },
         };
+        jail.settle().await;
         // Ends what is left of it: the jail dies with the program that put it up.
         let _ = jail.child.start_kill();
         let _ = timeout(ENDED_DEADLINE, jail.child.wait()).await;
@@ -423,8 +456,7 @@ fn believed(outcome: Outcome) -> Outcome {
 fn ended(container: &Container, report: &Report) -> Outcome {
     let failed = |error: String| Outcome::Failed { error, traceback: String::new() };
     match report {
-        Report::Ended { exit, signal, cpu_ms, out_of_cpu, .. } => {
-            container.count_cpu(*cpu_ms);
+        Report::Ended { exit, signal, out_of_cpu, .. } => {
             if *out_of_cpu {
                 container.end(Bound::Cpu);
                 return Outcome::Killed { bound: Bound::Cpu };
@@ -477,8 +509,9 @@ fn spec(container: &Container, cpu_left: u64) -> Spec {
     }
 }
 
-/// CPU time in a `/proc/PID/stat` (proc(5)): `4711 (python3) S 1 … utime stime …`, fields 14 and 15 in clock ticks.
-fn cpu_of(path: &Path) -> Option<u64> {
+/// CPU time of a process in its `/proc/PID/stat` (proc(5)): `4711 (python3) S 1 … utime stime …`, fields 14 and 15 in clock ticks.
+fn cpu_of(pid: u32) -> Option<u64> {
+    let path = Path::new("/proc").join(pid.to_string()).join("stat");
     let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, rustix::fs::Mode::empty()).ok()?;
     let mut text = String::new();
     io::Read::read_to_string(&mut io::Read::take(std::fs::File::from(file), 4096), &mut text).ok()?;

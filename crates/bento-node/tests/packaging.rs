@@ -1,4 +1,5 @@
 //! The annotated files in `packaging/` have every key, tell its true default, and are accepted as they are.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -24,6 +24,15 @@ pub const MANIFEST_RULES_MAX: usize = 32;
 /// Most rules in a policy's `connect`. Enough for a relay's reduced exit policy.
 pub const POLICY_RULES_MAX: usize = 256;
 
+/// Least address space that a manifest asks for, in bytes. In less no interpreter starts, and no jail is put up.
+pub const MEMORY_BYTES_MIN: u64 = 16 << 20;
+
+/// Least scratch that a manifest asks for, in bytes: one page.
+pub const SCRATCH_BYTES_MIN: u64 = 4096;
+
+/// Fewest descriptors that a manifest asks for. Four are open when a function starts, and its libraries are read through others.
+pub const DESCRIPTORS_MIN: u64 = 8;
+
 /// Most methods that a manifest names.
 pub const METHODS_MAX: usize = 32;
 

@@ -8,7 +8,7 @@ use crate::{
     bundle,
     call::CallPattern,
     exit_policy::ExitPolicy,
-    limits::{MANIFEST_BYTES_MAX, MANIFEST_RULES_MAX, METHODS_MAX},
+    limits::{DESCRIPTORS_MIN, MANIFEST_BYTES_MAX, MANIFEST_RULES_MAX, MEMORY_BYTES_MIN, METHODS_MAX, SCRATCH_BYTES_MIN},
     unit::{Size, Span},
 };
 
@@ -176,14 +176,21 @@ impl Manifest {
         if needs.connect.rules().len() > MANIFEST_RULES_MAX {
             return value("needs.connect", format!("has more than {MANIFEST_RULES_MAX} rules"));
         }
+        // Whoever asks for less than can be had is told so here: what a jail refuses is taken for the node's own trouble.
+        for (key, amount, least, words) in [
+            ("needs.memory", needs.memory.as_bytes(), MEMORY_BYTES_MIN, Size::bytes(MEMORY_BYTES_MIN).to_string()),
+            ("needs.scratch", needs.scratch.as_bytes(), SCRATCH_BYTES_MIN, Size::bytes(SCRATCH_BYTES_MIN).to_string()),
+            ("needs.descriptors", needs.descriptors.into(), DESCRIPTORS_MIN, DESCRIPTORS_MIN.to_string()),
+        ] {
+            if amount < least {
+                return value(key, format!("must be at least {words}"));
+            }
+        }
         for (key, amount) in [
-            ("needs.memory", needs.memory.as_bytes()),
-            ("needs.scratch", needs.scratch.as_bytes()),
             ("needs.cpu", needs.cpu.as_millis()),
             ("needs.traffic", needs.traffic.as_bytes()),
             ("needs.lifetime", needs.lifetime.as_millis()),
             ("needs.processes", needs.processes.into()),
-            ("needs.descriptors", needs.descriptors.into()),
             ("needs.invocations", needs.invocations.into()),
         ] {
             if amount == 0 {
@@ -234,6 +241,9 @@ mod tests {
             ("memory", "memmory", "memmory"),
             ("memory = \"32 MiB\"", "memory = \"32 MB\"", "32 MB"),
             ("memory = \"32 MiB\"", "memory = \"0 B\"", "needs.memory"),
+            ("memory = \"32 MiB\"", "memory = \"16383 KiB\"", "at least 16 MiB"),
+            ("memory = \"32 MiB\"", "scratch = \"4095 B\"", "at least 4 KiB"),
+            ("memory = \"32 MiB\"", "descriptors = 7", "at least 8"),
             ("memory = \"32 MiB\"", "memory = 32", "line 5"),
             ("accept *:443", "accept example.org:443", "example.org"),
             ("\"page\"", "\"__init__\"", "__init__"),

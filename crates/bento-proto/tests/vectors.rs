@@ -1,4 +1,5 @@
 //! The golden files in `spec/vectors`, which the Python tests read as well.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::{collections::BTreeMap, net::IpAddr};
 

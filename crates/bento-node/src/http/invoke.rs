@@ -35,7 +35,7 @@ use bento_proto::{
 use super::{Failure, invocation_token};
 use crate::{
     container::Container,
-    meter::CHUNK_BYTES,
+    meter::{CHUNK_BYTES, Meter},
     node::{Node, Run},
     process::{Invocation, Process},
 };
@@ -56,7 +56,7 @@ pub(super) async fn invoke(
         return Err(Refusal::Stopping.into());
     }
     let arguments = arguments(request.headers())?;
-    deliver(container, None, &method, &arguments, BytesMut::new(), request.into_body()).await
+    deliver(container, None, &method, &arguments, Bytes::new(), request.into_body()).await
 }
 
 /// `POST /v1/run/{method}`: a bundle and its input in one body.
@@ -74,18 +74,9 @@ pub(super) async fn run(
         return Err(Refusal::TooLong { what: "the bundle", limit: BUNDLE_BYTES_MAX as u64 }.into());
     }
     let mut body = request.into_body();
-    let mut archive = BytesMut::new();
-    while archive.len() < length {
-        let cut = || Refusal::BadRequest(format!("the body was cut off before the {length} bytes of the bundle"));
-        let frame = body.frame().await.ok_or_else(cut)?.map_err(|_| cut())?;
-        if let Ok(data) = frame.into_data() {
-            archive.extend_from_slice(&data);
-        }
-    }
-    let input = archive.split_off(length);
-    let run = node.run(&archive).await?;
-    drop(archive);
-    deliver(Arc::clone(&run.0), Some(run), &method, &arguments, input, body).await
+    let (archive, input) = super::bundle(&node, &mut body, Some(length)).await?;
+    let (container, run) = node.run(archive).await?;
+    deliver(container, Some(run), &method, &arguments, input, body).await
 }
 
 /// Starts the invocation and answers with its output.
@@ -94,11 +85,12 @@ async fn deliver(
     run: Option<Run>,
     method: &str,
     arguments: &Map<String, Value>,
-    first: BytesMut,
+    first: Bytes,
     body: Body,
 ) -> Result<Response, Failure> {
     let invocation = container.invoke(method, arguments).await?;
-    let mut output = Output::new(invocation, container, run, first, body);
+    let mut output = Output::new(invocation, &container, run, first, body);
+    drop(container);
     let event = output.next().await;
     let declared = output.length.get().copied();
     match (event, declared) {
@@ -173,7 +165,8 @@ struct Output {
     /// The outcome, when it came before the end of the stream.
     ended: Option<Outcome>,
     length: Arc<std::sync::OnceLock<u64>>,
-    container: Arc<Container>,
+    /// Not the container itself: an output that its client does not read would keep a container that has ended, and its room.
+    meter: Arc<Meter>,
     buffer: BytesMut,
     input: AbortHandle,
     pulse: Arc<Pulse>,
@@ -184,17 +177,17 @@ struct Output {
 }
 
 impl Output {
-    fn new(invocation: Invocation, container: Arc<Container>, run: Option<Run>, first: BytesMut, body: Body) -> Self {
+    fn new(invocation: Invocation, container: &Container, run: Option<Run>, first: Bytes, body: Body) -> Self {
         let (stream, writer) = invocation.stream.into_split();
         let pulse = Arc::new(Pulse::new());
         let idle = container.node.limits.idle.duration();
-        let input = tokio::spawn(feed(first, body, writer, Arc::clone(&container), Arc::clone(&pulse))).abort_handle();
+        let input = tokio::spawn(feed(first, body, writer, Arc::clone(&container.meter), Arc::clone(&pulse))).abort_handle();
         Self {
             stream,
             outcome: invocation.outcome,
             ended: None,
             length: invocation.length,
-            container,
+            meter: Arc::clone(&container.meter),
             buffer: BytesMut::new(),
             input,
             pulse,
@@ -230,7 +223,7 @@ impl Output {
         };
         self.pulse.beat();
         match read {
-            Ok(bytes) if bytes > 0 => match self.container.meter.take(bytes) {
+            Ok(bytes) if bytes > 0 => match self.meter.take(bytes) {
                 Ok(()) => Event::Data(self.buffer.split().freeze()),
                 // Whatever the method says: this output is not delivered.
                 Err(_) => Event::End(Outcome::Killed { bound: Bound::Traffic }),
@@ -266,10 +259,9 @@ impl Drop for Output {
 }
 
 /// Passes the request's body to the function. An end of file is passed on only for a whole body.
-async fn feed(first: BytesMut, mut body: Body, mut writer: OwnedWriteHalf, container: Arc<Container>, pulse: Arc<Pulse>) {
-    let mut data = first.freeze();
+async fn feed(mut data: Bytes, mut body: Body, mut writer: OwnedWriteHalf, meter: Arc<Meter>, pulse: Arc<Pulse>) {
     loop {
-        if !data.is_empty() && (container.meter.take(data.len()).is_err() || writer.write_all(&data).await.is_err()) {
+        if !data.is_empty() && (meter.take(data.len()).is_err() || writer.write_all(&data).await.is_err()) {
             // Spent, or the function wants no more: what still comes is taken and thrown away, so that the answer can be read.
             while let Some(Ok(_)) = body.frame().await {
                 pulse.beat();

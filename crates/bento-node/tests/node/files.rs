@@ -32,6 +32,7 @@ fn wrong_files_are_refused_with_line_and_reason() {
         (CONFIG.replace("127.0.0.1:0", "0.0.0.0:80"), POLICY.to_owned(), vec!["loopback"]),
         (CONFIG.replace("off = true", "control = \"127.0.0.1:9051\""), POLICY.to_owned(), vec!["socks"]),
         (format!("{CONFIG}[limits]\nsessions = 0\n"), POLICY.to_owned(), vec!["limits.sessions"]),
+        (format!("{CONFIG}[limits]\nsessions = 9223372036854775807\n"), POLICY.to_owned(), vec!["limits.sessions"]),
         (format!("{CONFIG}[images.python3]\npackages = [\"no_such_package\"]\n"), POLICY.to_owned(), vec!["no_such_package"]),
         (CONFIG.to_owned(), POLICY.replace("memory", "memmory"), vec!["line 5", "memmory"]),
         (CONFIG.to_owned(), POLICY.replace("256 MiB", "256 MB"), vec!["line 5", "256 MB"]),

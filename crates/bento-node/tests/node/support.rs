@@ -57,6 +57,8 @@ impl Node {
             r#""$0" run --config "$1" & pid=$!; trap 'kill -9 $pid' TERM; (cat >/dev/null; kill $pid) <&3 & wait $pid; rm -rf "$2""#;
         let mut child = Command::new("/bin/sh");
         child.args(["-c", &format!("exec 3<&0; {script}")]).arg(env!("CARGO_BIN_EXE_bentod")).arg(&config).arg(directory.path());
+        // The most that a node can be made to log, so that tests can look for what no level may say.
+        child.env("BENTOD_LOG", "trace");
         let mut child = child.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = std::sync::Arc::new(Mutex::new(String::new()));

@@ -1,0 +1,154 @@
+//! What a client or a function gains by misbehaving: nothing beyond its grant, and nothing after its end.
+
+use std::time::{Duration, Instant};
+
+use bento_proto::Bound;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+
+use crate::support::{Installed, Node, PATIENCE, POLICY, bundle, installed, installed_at, run, shared};
+
+const HELLO: &str = "def hello(api):\n    api.output.write(b'x')\n";
+
+#[tokio::test]
+async fn cpu_time_is_counted_however_a_process_ends() {
+    let code = r"
+import os, time
+
+def cheat(api):
+    while time.process_time() < 1.2: pass
+    os.write(3, b'no frame')
+    time.sleep(10)
+";
+    let function = installed("cpu = '2 s'", code).await;
+    let cheated = function.invoke("cheat", "{}").await;
+    assert!(cheated.problem().detail.contains("violation"), "{:?}", cheated.body);
+    assert!(function.status().await.cpu_used.as_millis() >= 1000);
+    function.invoke("cheat", "{}").await;
+    assert_eq!(function.invoke("cheat", "{}").await.problem().bound, Some(Bound::Cpu));
+}
+
+#[tokio::test]
+async fn the_same_asked_twice_at_a_time_is_installed_once() {
+    let function = Installed::new(shared());
+    let slow = bundle("", "import time\ntime.sleep(0.5)\ndef hello(api): pass\n");
+    let (one, other) = tokio::join!(function.install(slow.clone()), function.install(slow));
+    let mut statuses = [one.status.as_u16(), other.status.as_u16()];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 201]);
+    assert_eq!(function.end().await.status, 204);
+    assert_eq!(function.end().await.code(), "unknown-token");
+}
+
+#[tokio::test]
+async fn the_end_of_a_spent_function_does_not_reach_its_successor() {
+    let function = Installed::new(shared());
+    assert_eq!(
+        function.install(bundle("traffic = '1 B'\nlifetime = '2 s'", "def hello(api):\n    api.output.write(b'xx')\n")).await.status,
+        201
+    );
+    assert_eq!(function.invoke("hello", "{}").await.problem().bound, Some(Bound::Traffic));
+    assert_eq!(function.end().await.status, 204);
+    assert_eq!(function.install(bundle("", HELLO)).await.status, 201);
+    sleep(Duration::from_millis(2500)).await;
+    assert_eq!(function.invoke("hello", "{}").await.body, "x");
+}
+
+#[tokio::test]
+async fn an_output_that_nobody_reads_keeps_no_place() {
+    let node = Node::start(&format!("{POLICY}functions = 1\n"), "");
+    let function =
+        installed_at(node.address, "lifetime = '2 s'", "def flood(api):\n    while True: api.output.write(bytes(65536))\n").await;
+    let mut session = TcpStream::connect(node.address).await.unwrap();
+    let request = format!("POST /v1/invoke/flood HTTP/1.1\r\nhost: n\r\nauthorization: Bearer {}\r\n\r\n", function.invocation.reveal());
+    session.write_all(request.as_bytes()).await.unwrap();
+    let end = Instant::now() + PATIENCE;
+    while Installed::new(node.address).install(bundle("", HELLO)).await.status != 201 {
+        assert!(Instant::now() < end, "the place is never free");
+        sleep(Duration::from_millis(100)).await;
+    }
+    drop(session);
+}
+
+#[tokio::test]
+async fn bundles_that_are_still_coming_count_as_bundles() {
+    let node = Node::start(POLICY, "[limits]\nbundles = \"600 KiB\"\nidle = \"4 s\"");
+    let digest = "0".repeat(64);
+    let head = format!(
+        "POST /v1/functions HTTP/1.1\r\nhost: n\r\nbento-invocation-digest: {digest}\r\nbento-shutdown-digest: {digest}\r\ncontent-length: 1000000\r\n\r\n"
+    );
+    let mut session = TcpStream::connect(node.address).await.unwrap();
+    session.write_all(head.as_bytes()).await.unwrap();
+    session.write_all(&vec![0; 599 << 10]).await.unwrap();
+    // Refused either way, and before anything runs: as no bundle, or for want of memory to take it.
+    let probe = async || Installed::new(node.address).install(vec![0; 2048]).await.code();
+    let end = Instant::now() + PATIENCE;
+    // The first one's bytes are read at a time of the node's choice.
+    while probe().await != "busy" {
+        assert!(Instant::now() < end, "never busy");
+    }
+    // Byte by byte it is no session without a byte, and yet it must come to an end.
+    let dripping = async {
+        while session.write_all(b"x").await.is_ok() {
+            sleep(Duration::from_millis(300)).await;
+        }
+    };
+    let free = async {
+        while probe().await != "bad-bundle" {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        () = async { dripping.await; std::future::pending().await } => {}
+        freed = timeout(PATIENCE, free) => freed.expect("the memory is never given back"),
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_says_nothing_has_the_time_of_a_head() {
+    let node = Node::start(POLICY, "[limits]\nhead = \"1 s\"");
+    let mut session = TcpStream::connect(node.address).await.unwrap();
+    assert_eq!(timeout(Duration::from_secs(10), session.read(&mut [0])).await.expect("it is kept").unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn amounts_with_which_nothing_starts_are_the_authors_fault() {
+    for needs in ["memory = '1 B'", "scratch = '1 B'", "descriptors = 4"] {
+        let refused = run(shared(), needs, HELLO, "hello", b"").await;
+        assert_eq!((refused.status.as_u16(), refused.code().as_str()), (422, "bad-bundle"), "{needs}");
+    }
+    for needs in ["memory = '16 MiB'", "scratch = '4 KiB'", "descriptors = 8"] {
+        assert_ne!(run(shared(), needs, HELLO, "hello", b"").await.status, 500, "{needs}");
+    }
+}
+
+#[tokio::test]
+async fn the_runtimes_files_do_not_say_where_the_node_keeps_them() {
+    let code = r"
+import os
+
+def names(api):
+    for name in os.listdir('/bento/bento/__pycache__'):
+        compiled = open('/bento/bento/__pycache__/' + name, 'rb').read()
+        assert b'/bento/bento/' in compiled and b'runtime/bento' not in compiled, name
+    api.output.write(b'good')
+";
+    let answer = run(shared(), "", code, "names", b"").await;
+    assert_eq!(answer.body, "good");
+}
+
+#[tokio::test]
+async fn no_level_of_the_log_tells_of_clients_and_functions() {
+    let node = Node::start(POLICY, "");
+    let code = "def look(api, word):\n    try:\n        api.connect('secret-host.example', 80)\n    except OSError:\n        api.output.write(b'tried')\n";
+    let function = installed_at(node.address, "calls = ['net.connect']\nconnect = ['accept *:80']", code).await;
+    assert_eq!(function.invoke("look", r#"{"word": "secret-word"}"#).await.body, "tried");
+    let log = node.log.lock().unwrap().clone();
+    let digest = function.invocation.digest().to_string();
+    for secret in ["secret-host", "secret-word", "look", digest.as_str(), function.invocation.reveal().as_str()] {
+        assert!(!log.contains(secret), "{secret}: {log}");
+    }
+}
