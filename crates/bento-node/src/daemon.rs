@@ -240,6 +240,7 @@ enum Lost {
 }
 
 async fn own(setup: &Setup, target: &Target, node: &Node, set_socks: &impl Fn(Option<Socks>)) -> Result<(), Lost> {
+    info!(program = %setup.tor.display(), "starting tor");
     let mut told = 0;
     let starting = Managed::start(setup, |percent, phase| {
         if percent >= told + 25 || percent == 100 {

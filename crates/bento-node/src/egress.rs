@@ -20,7 +20,7 @@ use tokio::{
     time::timeout,
 };
 
-use bento_proto::{Egress as Kind, Grant};
+use bento_proto::{Egress as Kind, Grant, Refusal, address::is_private};
 use bento_tor::{Isolation, Socks, SocksError};
 
 use crate::link::{CallError, CallErrorKind};
@@ -78,6 +78,8 @@ impl Egress {
         let options: &mut ResolverOpts = builder.options_mut();
         // A function says which name it means; the operator's search domains and hosts file are not its affair.
         options.ndots = 0;
+        // One cache for all functions would tell one, by the time of an answer, what another has looked up.
+        options.cache_size = 0;
         options.use_hosts_file = hickory_resolver::config::ResolveHosts::Never;
         Ok(Self { tor, resolver: builder.build()?, deadline })
     }
@@ -129,6 +131,10 @@ impl Egress {
                 continue;
             }
             match timeout(ADDRESS_DEADLINE, TcpStream::connect((address, port))).await {
+                // The node's own public address, which no rule names: Tor's exits reject theirs as well (tor's manual, ExitPolicyRejectPrivate).
+                Ok(Ok(stream)) if !is_private(address) && stream.local_addr().is_ok_and(|own| own.ip().to_canonical() == address) => {
+                    last = CallError::new(CallErrorKind::Refused, Refusal::Destination { port }.to_string());
+                }
                 Ok(Ok(stream)) => {
                     // Functions write in pieces of their own choice; waiting to join them only delays.
                     let _ = stream.set_nodelay(true);

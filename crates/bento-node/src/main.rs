@@ -81,6 +81,14 @@ async fn run(path: PathBuf) -> Result<(), Said> {
     let (config, policy) = Config::load(&path).map_err(|error| (chain(&error), HINT_FILES))?;
     let handler = |kind| signal(kind).map_err(|error| (format!("listening for signals: {error}"), HINT_CHECK));
     let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
+    // Without a handler the signal would end the node at once, and all that runs on it.
+    let mut hangup = handler(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::warn!("configuration and policy are read at start only; restart to apply a change");
+        }
+    });
+    raise_descriptors();
     let stop = async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -88,6 +96,15 @@ async fn run(path: PathBuf) -> Result<(), Said> {
         }
     };
     daemon::run(config, policy, stop).await.map_err(|error| (chain(&error), HINT_CHECK))
+}
+
+/// Raises the soft limit of descriptors to the hard one: a session, a stream and a jail take some each, and the usual 1,024 are soon gone.
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).is_err() {
+        tracing::warn!("the limit of open descriptors could not be raised");
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "this is what the operator asked to see")]

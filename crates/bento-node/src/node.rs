@@ -206,7 +206,12 @@ impl Node {
         let image = self.images.get(grant.image()).ok_or(StartError::Trouble(Trouble::Late("an image that the policy offers")))?;
         // Another process of the same tor may use the same words; the node's birth makes them its own.
         let isolation = Isolation::new(&format!("function {:?} {isolation}", self.born));
-        Container::launch(bundle, grant, Arc::clone(image), Arc::clone(&self.host), isolation, (place, archive.into_taken())).await
+        let launching =
+            Container::launch(bundle, grant, Arc::clone(image), Arc::clone(&self.host), isolation, (place, archive.into_taken()));
+        tokio::select! {
+            launched = launching => launched,
+            () = self.stopping.cancelled() => Err(StartError::Refused(Refusal::Stopping)),
+        }
     }
 
     /// Waits until no session is open.

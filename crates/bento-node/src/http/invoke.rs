@@ -11,7 +11,7 @@ use std::{
 use axum::{
     body::Body,
     extract::{Path, Request, State, rejection::PathRejection},
-    http::{HeaderMap, HeaderName, HeaderValue, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Version, header},
     response::{IntoResponse, Response},
 };
 use bytes::{Bytes, BytesMut};
@@ -26,6 +26,7 @@ use tokio::{
     task::AbortHandle,
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 use bento_proto::{
     Bound, Outcome, Problem, Refusal,
@@ -56,7 +57,8 @@ pub(super) async fn invoke(
         return Err(Refusal::Stopping.into());
     }
     let arguments = arguments(request.headers())?;
-    deliver(container, None, &method, &arguments, Bytes::new(), request.into_body()).await
+    let trailers = takes_trailers(&request);
+    deliver(container, None, &method, &arguments, Bytes::new(), (trailers, request.into_body())).await
 }
 
 /// `POST /v1/run/{method}`: a bundle and its input in one body.
@@ -73,10 +75,18 @@ pub(super) async fn run(
     if length > BUNDLE_BYTES_MAX {
         return Err(Refusal::TooLong { what: "the bundle", limit: BUNDLE_BYTES_MAX as u64 }.into());
     }
+    let trailers = takes_trailers(&request);
     let mut body = request.into_body();
     let (archive, input) = super::bundle(&node, &mut body, Some(length)).await?;
     let (container, run) = node.run(archive).await?;
-    deliver(container, Some(run), &method, &arguments, input, body).await
+    deliver(container, Some(run), &method, &arguments, input, (trailers, body)).await
+}
+
+/// Does the client take trailers (RFC 9110, section 10.1.4)? In HTTP/2 they need no announcement.
+fn takes_trailers(request: &Request) -> bool {
+    let named = |value: &HeaderValue| value.to_str().is_ok_and(|text| text.to_ascii_lowercase().contains("trailers"));
+    request.version() == Version::HTTP_2
+        || (request.version() == Version::HTTP_11 && request.headers().get_all(header::TE).iter().any(named))
 }
 
 /// Starts the invocation and answers with its output.
@@ -86,7 +96,7 @@ async fn deliver(
     method: &str,
     arguments: &Map<String, Value>,
     first: Bytes,
-    body: Body,
+    (trailers, body): (bool, Body),
 ) -> Result<Response, Failure> {
     let invocation = container.invoke(method, arguments).await?;
     let mut output = Output::new(invocation, &container, run, first, body);
@@ -97,6 +107,15 @@ async fn deliver(
         (Event::End(Outcome::Returned), None | Some(0)) => Ok(finished()),
         (Event::End(Outcome::Returned), Some(length)) => Err(short(length)),
         (Event::End(outcome), _) => Err(ended(outcome)),
+        // All of it at once: its outcome is awaited, so that an error can still be told in words.
+        (Event::Data(data), Some(length)) if data.len() as u64 == length => match output.next().await {
+            Event::End(Outcome::Returned) => {
+                // Its length is the body's own.
+                Ok(([(header::CONTENT_TYPE, "application/octet-stream")], Body::from(data)).into_response())
+            }
+            Event::End(outcome) => Err(ended(outcome)),
+            Event::Data(_) => Err(Problem::new("function-failed", 502, "the function wrote more output than it declared").into()),
+        },
         (Event::Data(data), Some(length)) => {
             let body =
                 Body::new(StreamBody::new(futures_util::stream::unfold(Exact { output, left: length, held: Some(data) }, Exact::step)));
@@ -104,8 +123,10 @@ async fn deliver(
                 .into_response())
         }
         (Event::Data(data), None) => {
-            let body =
-                Body::new(StreamBody::new(futures_util::stream::unfold(Open { output, first: Some(data), ended: false }, Open::step)));
+            let body = Body::new(StreamBody::new(futures_util::stream::unfold(
+                Open { output, first: Some(data), ended: false, trailers },
+                Open::step,
+            )));
             let headers = [(header::CONTENT_TYPE, "application/octet-stream"), (header::TRAILER, OUTCOME)];
             Ok((headers, body).into_response())
         }
@@ -169,6 +190,8 @@ struct Output {
     meter: Arc<Meter>,
     buffer: BytesMut,
     input: AbortHandle,
+    /// Raised when the input was cut off: the client is gone.
+    lost: CancellationToken,
     pulse: Arc<Pulse>,
     idle: Duration,
     /// Told when the output is dropped before its end.
@@ -181,7 +204,9 @@ impl Output {
         let (stream, writer) = invocation.stream.into_split();
         let pulse = Arc::new(Pulse::new());
         let idle = container.node.limits.idle.duration();
-        let input = tokio::spawn(feed(first, body, writer, Arc::clone(&container.meter), Arc::clone(&pulse))).abort_handle();
+        let lost = CancellationToken::new();
+        let feeding = feed(first, body, writer, Arc::clone(&container.meter), Arc::clone(&pulse), lost.clone());
+        let input = tokio::spawn(feeding).abort_handle();
         Self {
             stream,
             outcome: invocation.outcome,
@@ -190,6 +215,7 @@ impl Output {
             meter: Arc::clone(&container.meter),
             buffer: BytesMut::new(),
             input,
+            lost,
             pulse,
             idle,
             unfinished: Some((invocation.process, invocation.number)),
@@ -213,6 +239,7 @@ impl Output {
                 biased;
                 read = limited.read_buf(&mut self.buffer) => break read,
                 outcome = &mut self.outcome => self.ended = Some(told(outcome)),
+                () = self.lost.cancelled() => return Event::End(cut_off()),
                 () = tokio::time::sleep(self.pulse.left(self.idle)) => {
                     // Input may have come meanwhile; then the session is not idle.
                     if self.pulse.left(self.idle).is_zero() {
@@ -235,14 +262,22 @@ impl Output {
     async fn end(&mut self) -> Outcome {
         let outcome = match self.ended.take() {
             Some(outcome) => outcome,
-            None => match timeout(self.idle, &mut self.outcome).await {
-                Ok(outcome) => told(outcome),
-                Err(_) => return Outcome::Killed { bound: Bound::Idle },
+            None => tokio::select! {
+                outcome = timeout(self.idle, &mut self.outcome) => match outcome {
+                    Ok(outcome) => told(outcome),
+                    Err(_) => return Outcome::Killed { bound: Bound::Idle },
+                },
+                () = self.lost.cancelled() => return cut_off(),
             },
         };
         self.unfinished = None;
         outcome
     }
+}
+
+/// Seen by nobody, since the session is lost; it ends the waiting.
+fn cut_off() -> Outcome {
+    Outcome::Failed { error: "the input was cut off".into(), traceback: String::new() }
 }
 
 fn told(outcome: Result<Outcome, oneshot::error::RecvError>) -> Outcome {
@@ -259,14 +294,17 @@ impl Drop for Output {
 }
 
 /// Passes the request's body to the function. An end of file is passed on only for a whole body.
-async fn feed(mut data: Bytes, mut body: Body, mut writer: OwnedWriteHalf, meter: Arc<Meter>, pulse: Arc<Pulse>) {
+async fn feed(mut data: Bytes, mut body: Body, mut writer: OwnedWriteHalf, meter: Arc<Meter>, pulse: Arc<Pulse>, lost: CancellationToken) {
     loop {
         if !data.is_empty() && (meter.take(data.len()).is_err() || writer.write_all(&data).await.is_err()) {
             // Spent, or the function wants no more: what still comes is taken and thrown away, so that the answer can be read.
-            while let Some(Ok(_)) = body.frame().await {
-                pulse.beat();
+            loop {
+                match body.frame().await {
+                    Some(Ok(_)) => pulse.beat(),
+                    Some(Err(_)) => return lost.cancel(),
+                    None => return,
+                }
             }
-            return;
         }
         data = match body.frame().await {
             None => {
@@ -275,9 +313,10 @@ async fn feed(mut data: Bytes, mut body: Body, mut writer: OwnedWriteHalf, meter
             }
             Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
             Some(Err(_)) => {
-                // Cut off: the session is lost, and with it this invocation. Its writer is kept open until then.
-                std::future::pending::<()>().await;
-                return;
+                // The session is lost, and with it this invocation. Its writer is kept open until the output is dropped, so that the function
+                // does not take what came for the whole.
+                lost.cancel();
+                return std::future::pending().await;
             }
         };
         pulse.beat();
@@ -334,6 +373,8 @@ struct Open {
     output: Output,
     first: Option<Bytes>,
     ended: bool,
+    /// Does the client take trailers? One that does not could not tell a failure from success, so its stream is cut off then.
+    trailers: bool,
 }
 
 impl Open {
@@ -347,6 +388,10 @@ impl Open {
         };
         match event {
             Event::Data(data) => Some((Ok(Frame::data(data)), self)),
+            Event::End(outcome) if !self.trailers => {
+                self.ended = true;
+                (outcome != Outcome::Returned).then_some((Err("the function did not return"), self))
+            }
             Event::End(outcome) => {
                 self.ended = true;
                 let mut trailers = HeaderMap::new();

@@ -101,6 +101,9 @@ def write(api, declared, written, fail=False):
         let answer = write(wrong).await;
         assert!(answer.status == 200 && !answer.whole, "{wrong}");
     }
+    // All at once and then an error: there is still time to say it.
+    let failed = write(r#"{"declared": 10, "written": 10, "fail": true}"#).await;
+    assert_eq!((failed.status.as_u16(), failed.code().as_str()), (502, "function-failed"));
     // One byte too many is the function's error, told by the runtime before it leaves the jail.
     assert_eq!(write(r#"{"declared": 10, "written": 11}"#).await.code(), "function-failed");
     assert_eq!(write(r#"{"declared": 10, "written": 0}"#).await.code(), "function-failed");
@@ -181,4 +184,42 @@ async fn no_output_is_lost_when_many_ask_at_once() {
     while let Some(done) = asking.join_next().await {
         done.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_trailers_sees_a_failure_as_a_cut() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let code = "def good(api):\n    api.output.write(b'some')\n\ndef bad(api):\n    api.output.write(b'some')\n    raise ValueError\n";
+    let function = installed("", code).await;
+    for (method, ends_well) in [("good", true), ("bad", false)] {
+        let mut stream = tokio::net::TcpStream::connect(function.address).await.unwrap();
+        let token = function.invocation.reveal();
+        let head = format!("POST /v1/invoke/{method} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).await.unwrap();
+        assert!(heard.contains("some"), "{heard}");
+        assert_eq!(heard.ends_with("0\r\n\r\n"), ends_well, "{heard}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_the_middle_of_its_input_gives_its_place_back() {
+    use tokio::io::AsyncWriteExt;
+    let function = installed("", "def read(api):\n    api.output.write(str(len(api.input.read())).encode())\n").await;
+    let token = function.invocation.reveal();
+    let mut stream = tokio::net::TcpStream::connect(function.address).await.unwrap();
+    let head = format!("POST /v1/invoke/read HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: 100\r\n\r\nhalf");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let running = async |wanted: u32| {
+        let end = std::time::Instant::now() + crate::support::PATIENCE;
+        while function.status().await.invocations != wanted {
+            assert!(std::time::Instant::now() < end);
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    running(1).await;
+    drop(stream);
+    running(0).await;
+    assert_eq!(function.invoke_with("read", "{}", "whole").await.body, "5");
 }
