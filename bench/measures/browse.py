@@ -202,7 +202,10 @@ def _node(stack: ExitStack, programs: Path, network: dict, directory: Path) -> s
     home = directory / "node"
     home.mkdir(mode=0o700)
     lines = json.dumps(Path(network["torrc"]).read_text().splitlines())
-    packages = ["brotli", "_brotli", "html5lib", "tinycss2", "webencodings", "six", "lxml", "bs4", "soupsieve", "requests", "urllib3", "idna", "certifi", "chardet", "charset_normalizer"]
+    packages = [
+        "brotli", "_brotli", "html5lib", "tinycss2", "webencodings", "six", "lxml", "bs4",
+        "soupsieve", "requests", "urllib3", "idna", "certifi", "chardet", "charset_normalizer",
+    ]
     (home / "bentod.toml").write_text(
         f'name = "Benchmark"\nstate = "state"\nnameservers = ["{network["dns"]}"]\n[tor]\nlines = {lines}\n[images.python3]\n'
         f"[images.web]\npackages = {json.dumps(packages)}\ncertificates = {json.dumps(network['ca'])}\n"

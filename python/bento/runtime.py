@@ -191,7 +191,8 @@ class Runtime:
         packages = posix.environ.get(b"BENTO_PACKAGES")
         if packages:
             sys.path.append(packages.decode())
-        self._reserve = bytearray(RESERVE_BYTES)
+        # Zeros straight from the system: a bytearray would be written to, which took 1.5 ms of the start and kept the memory resident.
+        self._reserve = bytes(RESERVE_BYTES)
 
     def _collecting(self, phase: str, _info: dict) -> None:
         """Keeps the collector of cycles from running a function's finalizers in the main thread."""
@@ -338,7 +339,7 @@ class Runtime:
         self._send(report or invocation.out_of_memory)
         if self._reserve is None:
             try:
-                self._reserve = bytearray(RESERVE_BYTES)
+                self._reserve = bytes(RESERVE_BYTES)
             except MemoryError:
                 pass
 
