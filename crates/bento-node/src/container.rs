@@ -12,7 +12,7 @@ use std::{
     time::Instant,
 };
 
-use serde_json::{Map, Value};
+use serde_json::{Value, value::RawValue};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -23,10 +23,13 @@ use crate::{
     config::Limits,
     egress::Egress,
     image::Image,
-    link::CallError,
+    link::{Call, CallError},
     meter::Meter,
     process::{Invocation, Process, StartError, Trouble, log_text},
 };
+
+/// One function gets at most this part of the node's connections.
+const SHARE: usize = 4;
 
 /// What all containers of a node share.
 #[derive(Debug)]
@@ -85,7 +88,7 @@ impl Container {
     ) -> Result<Arc<Self>, StartError> {
         let container = Arc::new(Self {
             meter: Arc::new(Meter::new(grant.traffic().as_bytes())),
-            connections: Arc::new(Semaphore::new(grant.descriptors() as usize)),
+            connections: Arc::new(Semaphore::new((grant.descriptors() as usize).min(node.limits.connections.div_ceil(SHARE)))),
             invocations: Arc::new(Semaphore::new(grant.invocations() as usize)),
             bundle,
             grant,
@@ -146,22 +149,26 @@ impl Container {
     ///
     /// # Errors
     /// When the method does not exist, too many run, or the function has come to its end.
-    pub async fn invoke(self: &Arc<Self>, method: &str, arguments: &Map<String, Value>) -> Result<Invocation, StartError> {
+    pub async fn invoke(self: &Arc<Self>, method: &str, arguments: &RawValue) -> Result<Invocation, StartError> {
         let manifest = &self.bundle.manifest;
         if !manifest.methods.iter().any(|known| known == method) {
             let refusal = Refusal::UnknownMethod { method: crate::process::clip(method, 64), methods: manifest.methods.join(", ") };
             return Err(StartError::Refused(refusal));
         }
         self.alive().map_err(StartError::Refused)?;
-        let permit = Arc::clone(&self.invocations).try_acquire_owned().map_err(|_| {
-            StartError::Refused(Refusal::Busy { what: "invocations of this function", limit: self.grant.invocations().into() })
-        })?;
-        let process = self.awake().await?;
-        let left = self.remaining().duration().as_secs_f64();
-        process.invoke(method, arguments, left, permit).await.map_err(|error| match self.reason() {
-            Some(_) => StartError::Refused(self.refusal()),
-            None => StartError::Trouble(Trouble::System("handing over an invocation", error)),
-        })
+        let busy = || StartError::Refused(Refusal::Busy { what: "invocations of this function", limit: self.grant.invocations().into() });
+        // A process may end between the look-up and the hand-over; the second one that does so ends by its own doing.
+        for _ in 0..2 {
+            let permit = Arc::clone(&self.invocations).try_acquire_owned().map_err(|_| busy())?;
+            let process = self.awake().await?;
+            let left = self.remaining().duration().as_secs_f64();
+            let begun = process.invoke(method, arguments, left, permit).await;
+            match begun.map_err(|error| StartError::Trouble(Trouble::System("handing over an invocation", error)))? {
+                Some(invocation) => return Ok(invocation),
+                None => self.alive().map_err(StartError::Refused)?,
+            }
+        }
+        Err(StartError::Refused(Refusal::Unloadable { error: "its process ended at once".into(), traceback: String::new() }))
     }
 
     fn alive(&self) -> Result<(), Refusal> {
@@ -198,8 +205,8 @@ impl Container {
     ///
     /// # Errors
     /// When the call has no text.
-    pub fn log(&self, arguments: &Map<String, Value>) -> Result<Value, CallError> {
-        let text = log_text(arguments)?;
+    pub fn log(&self, call: &Call) -> Result<Value, CallError> {
+        let text = log_text(call)?;
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         if log.len() == LOG_LINES_MAX {
             log.pop_front();

@@ -13,7 +13,10 @@ use std::{
 };
 
 use rustix::fs::{FlockOperation, flock};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    task::JoinSet,
+};
 use tracing::{info, warn};
 
 use bento_proto::Policy;
@@ -71,6 +74,9 @@ pub enum RunError {
     /// No tor program.
     #[error("no tor program was found; install one (on Debian: apt install tor), or name it in bentod.toml under [tor]")]
     NoTor,
+    /// A task that runs as long as the node ended before it: a defect.
+    #[error("a listener ended by itself")]
+    Deaf,
     /// A control address cannot be read.
     #[error("[tor] control = \"{0}\" is neither an address such as 127.0.0.1:9051 nor unix:PATH")]
     Control(String),
@@ -125,17 +131,19 @@ pub async fn run(config: Config, policy: Policy, stop: impl Future<Output = ()>)
 
     let state = config.state.clone();
     let node = Arc::new(Node::new(config, policy, prepared.images, prepared.jail, egress));
-    let serving: Vec<_> = listeners.into_iter().map(|listener| tokio::spawn(http::serve(listener, Arc::clone(&node)))).collect();
+    let mut serving: JoinSet<()> = listeners.into_iter().map(|listener| http::serve(listener, Arc::clone(&node))).collect();
     let operating = tokio::spawn(http::operator(operator, Arc::clone(&node)));
     let publishing = tor.zip(target).map(|(plan, target)| tokio::spawn(keep_published(plan, target, Arc::clone(&node), socks)));
 
-    stop.await;
+    let ended = tokio::select! {
+        () = stop => Ok(()),
+        // Whoever watches over the node starts it again; half a node that nobody reaches would stay.
+        _ = serving.join_next() => Err(RunError::Deaf),
+    };
     info!("stopping");
     // Functions first: their sessions end with them, and tor carries what they still have to say.
     node.stop().await;
-    for serving in serving {
-        let _ = serving.await;
-    }
+    while serving.join_next().await.is_some() {}
     let _ = tokio::time::timeout(node.config().limits.stop.duration(), node.quiet()).await;
     if let Some(publishing) = publishing {
         let _ = publishing.await;
@@ -145,7 +153,7 @@ pub async fn run(config: Config, policy: Policy, stop: impl Future<Output = ()>)
         let _ = fs::remove_file(state.join(socket));
     }
     info!("stopped");
-    Ok(())
+    ended
 }
 
 async fn prepare(config: &Config) -> Result<Prepared, RunError> {

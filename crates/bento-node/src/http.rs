@@ -4,7 +4,10 @@ mod invoke;
 mod page;
 mod session;
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use axum::{
     Json, Router,
@@ -21,7 +24,11 @@ use tracing::error;
 
 use bento_proto::{Digest, InvocationToken, Problem, Refusal, ShutdownToken};
 
-use crate::{archive::Archive, node::Node, process::StartError};
+use crate::{
+    archive::Archive,
+    node::Node,
+    process::{StartError, Trouble},
+};
 
 pub use session::{Listener, operator, serve};
 
@@ -50,12 +57,24 @@ impl From<StartError> for Failure {
             StartError::Refused(refusal) => refusal.into(),
             StartError::Trouble(trouble) => {
                 // The operator's to mend; the client learns only that the node failed.
-                let cause = std::error::Error::source(&trouble).map(ToString::to_string).unwrap_or_default();
-                error!(%trouble, cause, "a function could not be started");
+                log(&trouble);
                 Problem::new("trouble", 500, "the node failed; nothing is wrong with what you asked").into()
             }
         }
     }
+}
+
+/// Logs at most one a second, and how many were passed over: clients shall not be able to fill a disk.
+fn log(trouble: &Trouble) {
+    static BOUND: Mutex<(Option<Instant>, u64)> = Mutex::new((None, 0));
+    let mut bound = BOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    if bound.0.is_some_and(|last| last.elapsed() < Duration::from_secs(1)) {
+        bound.1 += 1;
+        return;
+    }
+    let unsaid = std::mem::replace(&mut *bound, (Some(Instant::now()), 0)).1;
+    let cause = std::error::Error::source(trouble).map(ToString::to_string).unwrap_or_default();
+    error!(%trouble, cause, unsaid, "a function could not be started");
 }
 
 impl IntoResponse for Failure {

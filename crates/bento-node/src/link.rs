@@ -14,13 +14,20 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
     SocketType, recvmsg, sendmsg, socketpair,
 };
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
+use serde_json::value::RawValue;
 use tokio::{io::Interest, net::UnixStream, time::timeout};
 
-use bento_proto::Outcome;
+use bento_proto::{Bound, Outcome};
 
 /// Longest frame, in bytes. The longest needed are arguments (16 KiB) and a traceback (6,000 characters, escaped); this leaves room.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
+
+/// Longest call, in bytes. The longest that there is, a line of the log, is 12,000 bytes when all its characters are escaped.
+const CALL_BYTES_MAX: usize = 16 * 1024;
 
 /// How long a function may leave its socket unread before it counts as broken.
 const SEND_DEADLINE: Duration = Duration::from_secs(20);
@@ -41,7 +48,7 @@ pub enum ToFunction<'a> {
         /// Its method.
         method: &'a str,
         /// Its keyword arguments.
-        arguments: &'a serde_json::Map<String, serde_json::Value>,
+        arguments: &'a RawValue,
         /// Time left of the container's lifetime.
         seconds: f64,
     },
@@ -112,40 +119,83 @@ impl CallError {
 }
 
 /// A frame from function to node.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug)]
 pub enum FromFunction {
     /// It asks for something.
-    Call {
-        /// Number of the call.
-        call: u64,
-        /// On whose behalf.
-        #[serde(default)]
-        invocation: Option<u64>,
-        /// Which.
-        name: String,
-        /// With what.
-        #[serde(default)]
-        arguments: serde_json::Map<String, serde_json::Value>,
-    },
+    Call(Call),
     /// An invocation ended.
     Done {
         /// Number of the invocation.
         done: u64,
         /// How.
-        #[serde(flatten)]
         outcome: Outcome,
     },
     /// The code is imported.
-    Loaded {
-        /// With these methods.
-        loaded: serde_json::Value,
-    },
+    Loaded,
     /// The code cannot be imported.
-    Unloadable {
-        /// Why.
-        unloadable: Unloadable,
-    },
+    Unloadable(Unloadable),
+}
+
+/// A function asks for something.
+#[derive(Debug)]
+pub struct Call {
+    /// Number of the call.
+    pub number: u64,
+    /// On whose behalf.
+    pub invocation: Option<u64>,
+    /// Which.
+    pub name: String,
+    /// With what: JSON that only the call itself knows how to read.
+    arguments: Option<Box<RawValue>>,
+}
+
+impl Call {
+    /// Its arguments, as what the call takes.
+    ///
+    /// # Errors
+    /// In these words, when they are something else.
+    pub fn arguments<T: DeserializeOwned>(&self, takes: &'static str) -> Result<T, CallError> {
+        let text = self.arguments.as_deref().map_or("{}", RawValue::get);
+        serde_json::from_str(text).map_err(|_| CallError::new(CallErrorKind::BadCall, takes))
+    }
+}
+
+/// All that a frame may have. Read in one pass, and arguments not at all: what a function sends must not cost its node more than it.
+#[derive(Deserialize)]
+struct Frame {
+    call: Option<u64>,
+    invocation: Option<u64>,
+    name: Option<String>,
+    arguments: Option<Box<RawValue>>,
+    done: Option<u64>,
+    outcome: Option<String>,
+    error: Option<String>,
+    traceback: Option<String>,
+    bound: Option<Bound>,
+    loaded: Option<IgnoredAny>,
+    unloadable: Option<Unloadable>,
+}
+
+impl Frame {
+    fn meant(self) -> Option<FromFunction> {
+        Some(match self {
+            Self { call: Some(number), name: Some(name), invocation, arguments, .. } => {
+                FromFunction::Call(Call { number, invocation, name, arguments })
+            }
+            Self { done: Some(done), outcome: Some(outcome), error, traceback, bound, .. } => {
+                let outcome = match (outcome.as_str(), error, bound) {
+                    ("returned", _, _) => Outcome::Returned,
+                    ("failed", Some(error), _) => Outcome::Failed { error, traceback: traceback.unwrap_or_default() },
+                    ("killed", _, Some(bound)) => Outcome::Killed { bound },
+                    _ => return None,
+                };
+                FromFunction::Done { done, outcome }
+            }
+            Self { loaded: Some(_), .. } => FromFunction::Loaded,
+            Self { unloadable: Some(unloadable), .. } => FromFunction::Unloadable(unloadable),
+            _ => return None,
+        })
+    }
 }
 
 /// Why code could not be imported.
@@ -162,7 +212,7 @@ pub struct Unloadable {
 #[derive(Debug, thiserror::Error)]
 pub enum Violation {
     /// A message longer than a frame may be.
-    #[error("a frame is longer than {FRAME_BYTES_MAX} bytes")]
+    #[error("a frame is longer than {FRAME_BYTES_MAX} bytes, or a call than {CALL_BYTES_MAX}")]
     TooLong,
     /// A message that is no frame.
     #[error("a frame is not one of those that there are")]
@@ -224,11 +274,11 @@ impl Link {
         self.send_bytes(&bytes, descriptor).await
     }
 
-    /// The next frame, or nothing when the function closed its end.
+    /// The next frame and its length in bytes, or nothing when the function closed its end.
     ///
     /// # Errors
     /// When what came is no frame.
-    pub async fn receive(&self, buffer: &mut [u8]) -> Result<Option<FromFunction>, Violation> {
+    pub async fn receive(&self, buffer: &mut [u8]) -> Result<Option<(FromFunction, usize)>, Violation> {
         let receiving = self.socket.async_io(Interest::READABLE, || {
             let mut control = RecvAncillaryBuffer::default();
             Ok(recvmsg(&self.socket, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::empty())?)
@@ -245,7 +295,12 @@ impl Link {
         if message.bytes == 0 {
             return Ok(None);
         }
-        serde_json::from_slice(&buffer[..message.bytes]).map(Some).map_err(|_| Violation::NoFrame)
+        let frame: Frame = serde_json::from_slice(&buffer[..message.bytes]).map_err(|_| Violation::NoFrame)?;
+        let frame = frame.meant().ok_or(Violation::NoFrame)?;
+        if matches!(frame, FromFunction::Call(_)) && message.bytes > CALL_BYTES_MAX {
+            return Err(Violation::TooLong);
+        }
+        Ok(Some((frame, message.bytes)))
     }
 }
 
@@ -267,6 +322,8 @@ pub fn stream_pair() -> io::Result<(UnixStream, OwnedFd)> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
 
     fn function_sends(socket: &OwnedFd, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) {
@@ -284,13 +341,19 @@ mod tests {
         let (link, function) = Link::pair().unwrap();
         let mut buffer = vec![0; FRAME_BYTES_MAX];
         function_sends(&function, br#"{"done": 1, "outcome": "failed", "error": "E"}"#, None);
-        assert!(matches!(link.receive(&mut buffer).await, Ok(Some(FromFunction::Done { done: 1, outcome: Outcome::Failed { .. } }))));
+        assert!(matches!(link.receive(&mut buffer).await, Ok(Some((FromFunction::Done { done: 1, outcome: Outcome::Failed { .. } }, 46)))));
+        function_sends(&function, br#"{"call": 1, "name": "net.connect", "arguments": {"port": 80}}"#, None);
+        let Ok(Some((FromFunction::Call(call), _))) = link.receive(&mut buffer).await else { panic!("a call is a frame") };
+        assert_eq!(call.arguments::<HashMap<String, u16>>("").unwrap()["port"], 80);
+        assert_eq!(call.arguments::<HashMap<String, bool>>("it takes truths").unwrap_err().text, "it takes truths");
         for garbage in [
             b"garbage".as_slice(),
             b"{}",
             b"[]",
             br#"{"done": -1, "outcome": "returned"}"#,
             br#"{"done": 1, "outcome": "perfect"}"#,
+            br#"{"done": 1, "outcome": "failed"}"#,
+            br#"{"call": 1}"#,
             b"\xff",
             b"{\"a\":",
         ] {
@@ -298,6 +361,11 @@ mod tests {
             assert!(matches!(link.receive(&mut buffer).await, Err(Violation::NoFrame)), "{garbage:?}");
         }
         function_sends(&function, &vec![b' '; FRAME_BYTES_MAX + 1], None);
+        assert!(matches!(link.receive(&mut buffer).await, Err(Violation::TooLong)));
+        let call = |bytes| format!(r#"{{"call": 1, "name": "log", "arguments": {{"text": "{}"}}}}"#, "x".repeat(bytes)).into_bytes();
+        function_sends(&function, &call(CALL_BYTES_MAX - 100), None);
+        assert!(matches!(link.receive(&mut buffer).await, Ok(Some((FromFunction::Call(_), _)))));
+        function_sends(&function, &call(CALL_BYTES_MAX), None);
         assert!(matches!(link.receive(&mut buffer).await, Err(Violation::TooLong)));
         drop(function);
         assert!(matches!(link.receive(&mut buffer).await, Ok(None)));

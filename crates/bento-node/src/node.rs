@@ -46,6 +46,8 @@ pub struct Node {
     pub stopping: CancellationToken,
     /// Sessions open right now.
     pub sessions: TaskTracker,
+    /// Room for more of them.
+    pub session_room: Arc<Semaphore>,
     born: Instant,
 }
 
@@ -89,6 +91,7 @@ impl Node {
         Self {
             room: Arc::new(Semaphore::new(policy.offers.functions as usize)),
             bundles: Arc::new(Room::new(limits.bundles)),
+            session_room: Arc::new(Semaphore::new(limits.sessions)),
             host: Arc::new(Host { jail, egress, connections: Arc::new(Semaphore::new(limits.connections)), limits }),
             config,
             policy,

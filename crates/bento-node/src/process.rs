@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     io,
+    num::NonZeroU16,
     path::Path,
     process::Stdio,
     sync::{
@@ -12,7 +13,8 @@ use std::{
 };
 
 use rustix::fs::OFlags;
-use serde_json::{Map, Value, json};
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue};
 use std::os::fd::AsFd;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines, Take},
@@ -20,7 +22,7 @@ use tokio::{
     process::{Child, ChildStdout, Command},
     sync::{OwnedSemaphorePermit, oneshot},
     task::JoinSet,
-    time::{Duration, timeout},
+    time::{Duration, Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +32,7 @@ use bento_proto::{Bound, Outcome, Refusal, limits};
 use crate::{
     container::Container,
     image::Image,
-    link::{CallError, CallErrorKind, FRAME_BYTES_MAX, FromFunction, Link, Load, ToFunction, Violation, stream_pair},
+    link::{Call, CallError, CallErrorKind, FRAME_BYTES_MAX, FromFunction, Link, Load, ToFunction, Violation, stream_pair},
     meter,
 };
 
@@ -39,6 +41,9 @@ const REPORT_BYTES_MAX: u64 = 16 * 1024;
 
 /// How long the last report may take after the process has closed its socket; it is sent at once when the kernel has cleared up.
 const ENDED_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What an outgoing connection counts for in traffic, in bytes, before its first byte: about the cells and packets that making one takes.
+const TRY_BYTES: usize = 1024;
 
 /// Longest text that a function may log in one line, in characters.
 const LOG_CHARS_MAX: usize = 1000;
@@ -54,6 +59,8 @@ pub struct Process {
     pub pid: u32,
     slots: Mutex<HashMap<u64, Slot>>,
     next: AtomicU64,
+    /// Raised when it does not read its socket: it is then ended.
+    deaf: CancellationToken,
     /// Raised when the process has ended and all its invocations know.
     pub gone: CancellationToken,
 }
@@ -186,7 +193,14 @@ impl Process {
             Err(_) => return Err(StartError::Trouble(Trouble::Late("putting up a jail"))),
         };
         jail.uncounted = Some((Arc::clone(container), pid));
-        let process = Arc::new(Self { link, pid, slots: Mutex::default(), next: AtomicU64::new(1), gone: CancellationToken::new() });
+        let process = Arc::new(Self {
+            link,
+            pid,
+            slots: Mutex::default(),
+            next: AtomicU64::new(1),
+            deaf: CancellationToken::new(),
+            gone: CancellationToken::new(),
+        });
         let loading = async {
             tokio::select! {
                 loaded = process.load(container, &mut jail) => loaded,
@@ -227,16 +241,18 @@ impl Process {
             ours.shutdown().await
         };
         let mut buffer = vec![0; FRAME_BYTES_MAX];
+        let mut pace = Pace::new();
         let receiving = async {
             loop {
                 match self.link.receive(&mut buffer).await {
                     // What a function prints or asks while it is imported has no invocation to belong to.
-                    Ok(Some(FromFunction::Call { call, name, arguments, .. })) => {
-                        let answer = match name.as_str() {
-                            "log" => container.log(&arguments),
+                    Ok(Some((FromFunction::Call(call), bytes))) => {
+                        pace.wait(bytes).await;
+                        let answer = match call.name.as_str() {
+                            "log" => container.log(&call),
                             _ => Err(CallError::new(CallErrorKind::BadCall, "while it is loaded, a function may only log")),
                         };
-                        answer_call(&self.link, call, answer, None).await.map_err(broken)?;
+                        answer_call(&self.link, call.number, answer, None).await.map_err(broken)?;
                     }
                     other => return Ok(other),
                 }
@@ -245,8 +261,8 @@ impl Process {
         // The sending fails when the process ends; what the receiving then says is the better reason.
         let (_, received) = tokio::join!(sending, receiving);
         match received? {
-            Ok(Some(FromFunction::Loaded { .. })) => Ok(()),
-            Ok(Some(FromFunction::Unloadable { unloadable })) => Err(StartError::Refused(Refusal::Unloadable {
+            Ok(Some((FromFunction::Loaded, _))) => Ok(()),
+            Ok(Some((FromFunction::Unloadable(unloadable), _))) => Err(StartError::Refused(Refusal::Unloadable {
                 error: clip(&unloadable.error, limits::ERROR_CHARS_MAX),
                 traceback: clip(&unloadable.traceback, limits::TRACEBACK_CHARS_MAX),
             })),
@@ -267,33 +283,35 @@ impl Process {
         })
     }
 
-    /// Starts an invocation.
+    /// Starts an invocation, or does nothing when the process has ended: the caller may start another.
     ///
     /// # Errors
-    /// When the process is gone or deaf; the caller may start another.
+    /// When the system has no more sockets.
     pub async fn invoke(
         self: &Arc<Self>,
         method: &str,
-        arguments: &Map<String, Value>,
+        arguments: &RawValue,
         seconds: f64,
         permit: OwnedSemaphorePermit,
-    ) -> Result<Invocation, io::Error> {
+    ) -> Result<Option<Invocation>, io::Error> {
         let (stream, theirs) = stream_pair()?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (outcome, receiver) = oneshot::channel();
         let length = Arc::new(OnceLock::new());
         self.slots().insert(number, Slot { outcome, length: Arc::clone(&length), _permit: permit });
-        let frame = ToFunction::Invoke { invoke: number, method, arguments, seconds };
-        if let Err(violation) = self.link.send(&frame, Some(theirs.as_fd())).await {
-            self.slots().remove(&number);
-            return Err(io::Error::other(violation));
+        // A client that leaves while the function does not read takes its place with it.
+        let unsent = Unsent(self, number);
+        let sent = self.link.send(&ToFunction::Invoke { invoke: number, method, arguments, seconds }, Some(theirs.as_fd())).await;
+        std::mem::forget(unsent);
+        // How the process then ended is told to this invocation as to all others.
+        if let Err(Violation::Deaf) = sent {
+            self.deaf.cancel();
         }
-        if self.gone.is_cancelled() {
-            // It ended between the look-up and the insertion; nobody would answer any more.
-            self.slots().remove(&number);
-            return Err(io::ErrorKind::BrokenPipe.into());
+        // Ended between the look-up and the insertion, nobody would answer any more.
+        if self.gone.is_cancelled() && self.slots().remove(&number).is_some() {
+            return Ok(None);
         }
-        Ok(Invocation { number, stream, outcome: receiver, length, process: Arc::clone(self) })
+        Ok(Some(Invocation { number, stream, outcome: receiver, length, process: Arc::clone(self) }))
     }
 
     /// Tells the function that nobody waits for an invocation any more.
@@ -322,6 +340,7 @@ impl Process {
             biased;
             () = container.over.cancelled() => None,
             () = container.meter.exhausted.cancelled() => { container.end(Bound::Traffic); None }
+            () = self.deaf.cancelled() => Some(Err(Violation::Deaf)),
             listened = self.listen(&container, &mut calls) => Some(listened),
         };
         let outcome = match outcome {
@@ -346,73 +365,114 @@ impl Process {
 
     async fn listen(self: &Arc<Self>, container: &Arc<Container>, calls: &mut JoinSet<()>) -> Result<(), Violation> {
         let mut buffer = vec![0; FRAME_BYTES_MAX];
-        while let Some(frame) = self.link.receive(&mut buffer).await? {
+        let mut pace = Pace::new();
+        while let Some((frame, bytes)) = self.link.receive(&mut buffer).await? {
             while calls.try_join_next().is_some() {}
+            pace.wait(bytes).await;
             match frame {
                 FromFunction::Done { done, outcome } => {
                     let slot = self.slots().remove(&done).ok_or(Violation::NoFrame)?;
                     let _ = slot.outcome.send(believed(outcome));
                 }
-                FromFunction::Call { call, invocation, name, arguments } => match name.as_str() {
-                    "log" => answer_call(&self.link, call, container.log(&arguments), None).await?,
-                    "output.length" => answer_call(&self.link, call, self.declare(invocation, &arguments), None).await?,
-                    "net.connect" => {
-                        let (process, container) = (Arc::clone(self), Arc::clone(container));
-                        match connect_permit(&container) {
-                            Err(error) => answer_call(&self.link, call, Err(error), None).await?,
-                            Ok(permits) => {
-                                calls.spawn(async move {
-                                    process.connect(call, &arguments, &container).await;
-                                    drop(permits);
-                                });
-                            }
+                FromFunction::Call(call) => match call.name.as_str() {
+                    "log" => answer_call(&self.link, call.number, container.log(&call), None).await?,
+                    "output.length" => answer_call(&self.link, call.number, self.declare(&call), None).await?,
+                    "net.connect" => match connect_permit(container) {
+                        Err(error) => answer_call(&self.link, call.number, Err(error), None).await?,
+                        Ok(permits) => {
+                            let (process, container) = (Arc::clone(self), Arc::clone(container));
+                            calls.spawn(async move {
+                                process.connect(&call, &container).await;
+                                drop(permits);
+                            });
                         }
-                    }
+                    },
                     _ => {
                         let error = CallError::new(CallErrorKind::BadCall, "there is no such call");
-                        answer_call(&self.link, call, Err(error), None).await?;
+                        answer_call(&self.link, call.number, Err(error), None).await?;
                     }
                 },
-                FromFunction::Loaded { .. } | FromFunction::Unloadable { .. } => return Err(Violation::NoFrame),
+                FromFunction::Loaded | FromFunction::Unloadable(_) => return Err(Violation::NoFrame),
             }
         }
         Ok(())
     }
 
-    fn declare(&self, invocation: Option<u64>, arguments: &Map<String, Value>) -> Result<Value, CallError> {
+    fn declare(&self, call: &Call) -> Result<Value, CallError> {
+        #[derive(Deserialize)]
+        struct Length {
+            bytes: u64,
+        }
         let bad = |text| CallError::new(CallErrorKind::BadCall, text);
-        let bytes = arguments.get("bytes").and_then(Value::as_u64).ok_or_else(|| bad("output.length takes `bytes`, a whole number"))?;
+        let Length { bytes } = call.arguments("output.length takes `bytes`, a whole number")?;
         let slots = self.slots();
-        let slot = invocation.and_then(|number| slots.get(&number)).ok_or_else(|| bad("there is no such invocation"))?;
+        let slot = call.invocation.and_then(|number| slots.get(&number)).ok_or_else(|| bad("there is no such invocation"))?;
         slot.length.set(bytes).map_err(|_| bad("the output's length is already declared"))?;
         Ok(Value::Null)
     }
 
-    async fn connect(&self, call: u64, arguments: &Map<String, Value>, container: &Container) {
+    async fn connect(&self, call: &Call, container: &Container) {
+        #[derive(Deserialize)]
+        struct Place {
+            host: String,
+            port: NonZeroU16,
+        }
         let connected = async {
-            let bad = || CallError::new(CallErrorKind::BadCall, "net.connect takes `host`, a text, and `port`, 1 to 65535");
-            let host = arguments.get("host").and_then(Value::as_str).ok_or_else(bad)?;
-            let port = arguments
-                .get("port")
-                .and_then(Value::as_u64)
-                .and_then(|port| u16::try_from(port).ok())
-                .filter(|port| *port > 0)
-                .ok_or_else(bad)?;
+            let Place { host, port } = call.arguments("net.connect takes `host`, a text, and `port`, 1 to 65535")?;
+            let port = port.get();
             container.grant.permits_call("net.connect").map_err(|refusal| CallError::new(CallErrorKind::Refused, refusal.to_string()))?;
-            let (far, address) = container.node.egress.connect(host, port, &container.grant, &container.isolation).await?;
+            // Counted also when nothing comes of it: a try makes the node work, and Tor.
+            container.meter.take(TRY_BYTES).map_err(|_| CallError::new(CallErrorKind::Refused, "traffic is used up"))?;
+            let (far, address) = container.node.egress.connect(&host, port, &container.grant, &container.isolation).await?;
             let pair = stream_pair().map_err(|_| CallError::new(CallErrorKind::Busy, "the node has no more sockets"))?;
             Ok((far, pair, json!({"address": address.to_string(), "port": port})))
         };
         match connected.await {
             Err(error) => {
-                let _ = answer_call(&self.link, call, Err(error), None).await;
+                let _ = answer_call(&self.link, call.number, Err(error), None).await;
             }
             Ok((far, (ours, theirs), value)) => {
-                if answer_call(&self.link, call, Ok(value), Some(theirs)).await.is_ok() {
+                if answer_call(&self.link, call.number, Ok(value), Some(theirs)).await.is_ok() {
                     meter::join(ours, far, &container.meter).await;
                 }
             }
         }
+    }
+}
+
+/// Reads a function's frames no faster than this, so that one that floods its socket waits, and no neighbour does.
+#[derive(Debug)]
+struct Pace {
+    /// When the frames so far are paid for (the generic cell rate algorithm, ITU-T I.371).
+    paid: Instant,
+}
+
+impl Pace {
+    /// What a frame costs, and each of its bytes: several times what reading and answering it takes.
+    const FRAME: Duration = Duration::from_micros(100);
+    const BYTE: Duration = Duration::from_nanos(20);
+    /// What may come at once.
+    const BURST: Duration = Duration::from_millis(100);
+
+    fn new() -> Self {
+        Self { paid: Instant::now() }
+    }
+
+    async fn wait(&mut self, bytes: usize) {
+        let now = Instant::now();
+        self.paid = self.paid.max(now) + Self::FRAME + Self::BYTE * u32::try_from(bytes).unwrap_or(u32::MAX);
+        if self.paid > now + Self::BURST {
+            tokio::time::sleep_until(self.paid - Self::BURST).await;
+        }
+    }
+}
+
+/// Takes an invocation back that was not handed over.
+struct Unsent<'a>(&'a Process, u64);
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        self.0.slots().remove(&self.1);
     }
 }
 
@@ -523,7 +583,28 @@ fn cpu_of(pid: u32) -> Option<u64> {
 }
 
 /// The function's log line in a call's arguments.
-pub(crate) fn log_text(arguments: &Map<String, Value>) -> Result<String, CallError> {
-    let text = arguments.get("text").and_then(Value::as_str);
-    text.map(|text| clip(text, LOG_CHARS_MAX)).ok_or_else(|| CallError::new(CallErrorKind::BadCall, "log takes `text`"))
+pub(crate) fn log_text(call: &Call) -> Result<String, CallError> {
+    #[derive(Deserialize)]
+    struct Log {
+        text: String,
+    }
+    call.arguments("log takes `text`").map(|Log { text }| clip(&text, LOG_CHARS_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn frames_come_at_once_until_they_are_a_flood() {
+        let (mut pace, begun) = (Pace::new(), Instant::now());
+        for _ in 0..500 {
+            pace.wait(200).await;
+        }
+        assert!(begun.elapsed().is_zero());
+        for _ in 0..10_000 {
+            pace.wait(200).await;
+        }
+        assert!(begun.elapsed() > Duration::from_millis(900));
+    }
 }

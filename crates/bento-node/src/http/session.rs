@@ -1,25 +1,32 @@
 //! Sessions: accepted, counted, bounded, served.
 
 use std::{
-    future::Future,
+    convert::Infallible,
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 
-use axum::{Json, Router, extract::State, routing::get};
+use axum::{Json, Router, body::Body, extract::State, http::Request, response::Response, routing::get};
+use bytes::Bytes;
+use hyper::{
+    body::{Frame, Incoming, SizeHint},
+    service::Service,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
     service::TowerToHyperService,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
-    sync::Semaphore,
-    time::{Instant, Sleep},
+    time::{Instant, sleep_until},
 };
 
 use crate::node::{Node, NodeStatus};
@@ -65,13 +72,11 @@ impl Listener {
 
 /// Serves sessions until the node stops; each then ends with the request that it is at.
 pub async fn serve(listener: Listener, node: Arc<Node>) {
-    let limits = node.config().limits.clone();
-    let room = Arc::new(Semaphore::new(limits.sessions));
     let router = super::router(Arc::clone(&node));
     loop {
         // No room: the next one waits in the system's queue, not here.
         let permit = tokio::select! {
-            permit = Arc::clone(&room).acquire_owned() => permit,
+            permit = Arc::clone(&node.session_room).acquire_owned() => permit,
             () = node.stopping.cancelled() => break,
         };
         let stream = tokio::select! {
@@ -82,70 +87,113 @@ pub async fn serve(listener: Listener, node: Arc<Node>) {
             () = node.stopping.cancelled() => break,
         };
         let router = router.clone();
-        let (head, idle) = (limits.head.duration(), limits.idle.duration() + IDLE_MORE);
         let session = Arc::clone(&node);
         node.sessions.spawn(async move {
-            self::session(stream, router, &session, head, idle).await;
+            self::session(stream, router, &session).await;
             drop(permit);
         });
     }
 }
 
-async fn session(stream: Box<dyn Stream>, router: Router, node: &Node, head: Duration, idle: Duration) {
+async fn session(stream: Box<dyn Stream>, router: Router, node: &Node) {
+    let limits = &node.config().limits;
+    let (head, idle) = (limits.head.duration(), limits.idle.duration() + IDLE_MORE);
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(HEAD_BYTES_MAX);
     server.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX).max_header_list_size(HEAD_BYTES_MAX as u32);
-    let stream = TokioIo::new(Watched::new(stream, head, idle));
-    let connection = server.serve_connection(stream, TowerToHyperService::new(router));
+    let activity = Arc::new(Activity::new());
+    let asked = Arc::clone(&activity);
+    let service = hyper::service::service_fn(move |request| Arc::clone(&asked).answer(router.clone(), request));
+    let connection = server.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => return,
+        // A peer that neither asks nor reads holds nothing, whatever else it sends.
+        () = activity.over(head, idle) => return,
         () = node.stopping.cancelled() => connection.as_mut().graceful_shutdown(),
     }
-    let _ = connection.await;
+    tokio::select! {
+        _ = connection => {}
+        () = activity.over(head, idle) => {}
+    }
 }
 
-/// A stream that fails when no byte has passed in either direction for too long: a peer that neither sends nor reads holds nothing.
-struct Watched {
-    stream: Box<dyn Stream>,
-    idle: Duration,
-    end: Pin<Box<Sleep>>,
+/// What a session does for its requests. Bytes that are for none, such as h2's PING, do not count.
+#[derive(Debug)]
+struct Activity {
+    born: Instant,
+    /// Requests of which the answer is not through.
+    requests: AtomicUsize,
+    /// When something was last done for one, in milliseconds since `born`.
+    last_ms: AtomicU64,
 }
 
-impl Watched {
-    /// The first byte must come in the time for a head: until there is one, hyper does not know whose deadline to set.
-    fn new(stream: Box<dyn Stream>, head: Duration, idle: Duration) -> Self {
-        Self { stream, idle, end: Box::pin(tokio::time::sleep(head)) }
+impl Activity {
+    fn new() -> Self {
+        Self { born: Instant::now(), requests: AtomicUsize::new(0), last_ms: AtomicU64::new(0) }
     }
 
-    fn watch<T>(&mut self, context: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if polled.is_ready() {
-            self.end.as_mut().reset(Instant::now() + self.idle);
-            return polled;
+    fn beat(&self) {
+        self.last_ms.store(u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Answers a request, counting it until its answer is written or dropped.
+    async fn answer(self: Arc<Self>, router: Router, request: Request<Incoming>) -> Result<Response, Infallible> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.beat();
+        let counted = Counted(Arc::clone(&self));
+        let sent = Arc::clone(&self);
+        let request = request.map(|body| Body::new(Beating { activity: sent, body, _counted: None }));
+        let response = TowerToHyperService::new(router).call(request).await?;
+        Ok(response.map(|body| Body::new(Beating { activity: self, body, _counted: Some(counted) })))
+    }
+
+    /// Waits until there is no request for as long as a head may take, or nothing is done for one for as long as it may be idle.
+    async fn over(&self, head: Duration, idle: Duration) {
+        loop {
+            let longest = if self.requests.load(Ordering::Relaxed) == 0 { head } else { idle };
+            let end = self.born + Duration::from_millis(self.last_ms.load(Ordering::Relaxed)) + longest;
+            if end <= Instant::now() {
+                return;
+            }
+            // Not until the end itself: the bound is another as soon as a request comes or goes.
+            sleep_until(end.min(Instant::now() + head)).await;
         }
-        self.end.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl AsyncRead for Watched {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.watch(context, polled)
+/// A body that says when it is asked for, and when it is through.
+struct Beating<B> {
+    activity: Arc<Activity>,
+    body: B,
+    _counted: Option<Counted>,
+}
+
+impl<B: hyper::body::Body<Data = Bytes> + Unpin> hyper::body::Body for Beating<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        self.activity.beat();
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
-impl AsyncWrite for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.watch(context, polled)
-    }
+/// One request that is not through.
+struct Counted(Arc<Activity>);
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.beat();
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

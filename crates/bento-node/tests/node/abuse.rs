@@ -115,6 +115,67 @@ async fn a_session_that_says_nothing_has_the_time_of_a_head() {
 }
 
 #[tokio::test]
+async fn a_session_that_asks_nothing_ends_whatever_else_it_sends() {
+    let node = Node::start(POLICY, "[limits]\nhead = \"1 s\"");
+    let mut session = TcpStream::connect(node.address).await.unwrap();
+    // RFC 9113, 3.4 and 6.7: the preface, empty settings, and then a PING now and then.
+    session.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let (mut reader, mut writer) = session.into_split();
+    let pinging = async {
+        while writer.write_all(b"\0\0\x08\x06\0\0\0\0\0ping-me!").await.is_ok() {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let mut heard = Vec::new();
+    let (_, ended) = tokio::join!(pinging, timeout(Duration::from_secs(10), reader.read_to_end(&mut heard)));
+    let _ = ended.expect("it is kept");
+    assert!(heard.windows(8).any(|part| part == b"ping-me!"), "it was no session of h2");
+}
+
+#[tokio::test]
+async fn a_request_that_takes_longer_than_a_head_is_not_cut_off() {
+    let node = Node::start(POLICY, "[limits]\nhead = \"1 s\"");
+    let code = "import time\ndef wait(api):\n    time.sleep(2.5)\n    api.output.write(b'x')\n    time.sleep(2.5)\n";
+    assert_eq!(run(node.address, "", code, "wait", b"").await.trailer, Some(bento_proto::Outcome::Returned));
+}
+
+#[tokio::test]
+async fn a_function_that_does_not_read_its_socket_is_ended_and_its_clients_are_told() {
+    let code = r"
+import os, sys, time
+
+def deaf(api):
+    # In its own process a function can do what it likes, also to what reads its socket there.
+    sys.modules['bento.runtime'].Runtime._receive = lambda *_: time.sleep(600)
+    call = b'{\x22call\x22: 1, \x22name\x22: \x22log\x22, \x22arguments\x22: {\x22text\x22: \x22x\x22}}'
+    while True: os.write(3, call)
+
+def hello(api):
+    api.output.write(b'x')
+";
+    let function = installed("invocations = 2", code).await;
+    let deaf = function.invoke("deaf", "{}").await;
+    assert!(deaf.problem().detail.contains("does not read"), "{:?}", deaf.body);
+    assert_eq!(function.invoke("hello", "{}").await.body, "x");
+}
+
+#[tokio::test]
+async fn arguments_come_as_they_were_sent() {
+    let code = "def show(api, **all):\n    api.output.write(repr(all).encode())\n";
+    let function = installed("", code).await;
+    let many = format!("[{}]", vec!["1e15"; 3200].join(","));
+    let shown = function.invoke("show", &format!(r#"{{"a": {many}, "b": 18446744073709551616}}"#)).await;
+    assert!(
+        shown.body.starts_with(b"{'a': [1000000000000000.0, ") && shown.body.ends_with(b"'b': 18446744073709551616}"),
+        "{:?}",
+        shown.status
+    );
+    for wrong in ["[]", "1", "{\"a\": 1e999}", &format!("{{\"a\": {}}}", "[".repeat(200)), "{\"a\": NaN}"] {
+        assert_eq!(function.invoke("show", wrong).await.code(), "bad-request", "{wrong}");
+    }
+}
+
+#[tokio::test]
 async fn amounts_with_which_nothing_starts_are_the_authors_fault() {
     for needs in ["memory = '1 B'", "scratch = '1 B'", "descriptors = 4"] {
         let refused = run(shared(), needs, HELLO, "hello", b"").await;

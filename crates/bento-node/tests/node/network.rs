@@ -1,5 +1,6 @@
 //! Where a function connects, and where not.
 
+use bento_proto::Bound;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -78,32 +79,60 @@ async fn a_call_that_was_not_granted_is_refused_though_the_node_offers_it() {
 }
 
 #[tokio::test]
-async fn connections_at_the_same_time_are_bounded_by_the_node() {
+async fn one_function_gets_a_quarter_of_the_nodes_connections_and_all_together_no_more_than_there_are() {
     let port = listener("127.0.0.1").await;
-    let node = Node::start(POLICY, "[limits]\nconnections = 3");
+    let node = Node::start(POLICY, "[limits]\nconnections = 6");
     let code = r"
-def many(api, port, count):
-    held = []
+HELD = []
+
+def hold(api, port, count):
     try:
         for _ in range(count):
-            held.append(api.connect('127.0.0.1', port))
+            HELD.append(api.connect('127.0.0.1', port))
         api.output.write(b'all')
     except Exception as error:
-        api.output.write(f'{len(held)} {type(error).__name__}'.encode())
-    for connection in held:
-        connection.close()
+        api.output.write(f'{type(error).__name__}: {error}'.encode())
+
+def drop(api):
+    while HELD:
+        HELD.pop().close()
+    api.output.write(b'dropped')
 ";
-    let function = installed_at(node.address, &format!("calls = ['net.connect']\nconnect = ['accept 127.0.0.1:{port}']"), code).await;
-    assert_eq!(function.invoke("many", &format!(r#"{{"port": {port}, "count": 3}}"#)).await.body, "all");
-    let beyond = async || function.invoke("many", &format!(r#"{{"port": {port}, "count": 4}}"#)).await.body;
-    // The three of before are given back when the node has seen their end.
-    let mut said = beyond().await;
-    for _ in 0..100 {
-        if said == "3 Busy" {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        said = beyond().await;
+    let needs = format!("calls = ['net.connect']\nconnect = ['accept 127.0.0.1:{port}']");
+    let mut functions = Vec::new();
+    for _ in 0..4 {
+        functions.push(installed_at(node.address, &needs, code).await);
     }
-    assert_eq!(said, "3 Busy");
+    let hold = async |function: usize, count: u32| {
+        let answer = functions[function].invoke("hold", &format!(r#"{{"port": {port}, "count": {count}}}"#)).await;
+        String::from_utf8(answer.body.to_vec()).unwrap()
+    };
+    assert_eq!(hold(0, 2).await, "all");
+    assert!(hold(0, 1).await.contains("the function has as many connections"));
+    assert_eq!((hold(1, 2).await, hold(2, 2).await), ("all".into(), "all".into()));
+    assert!(hold(3, 1).await.contains("the node has as many connections"));
+    assert_eq!(functions[0].invoke("drop", "{}").await.body, "dropped");
+    // They are given back when the node has seen their end.
+    while hold(3, 1).await != "all" {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_fails_counts_as_traffic_all_the_same() {
+    let code = r"
+def try_often(api, port, count):
+    for _ in range(count):
+        try:
+            api.connect('127.0.0.1', port)
+        except OSError:
+            pass
+    api.output.write(b'tried')
+";
+    // Nobody listens at port 1.
+    let needs = "calls = ['net.connect']\nconnect = ['accept 127.0.0.1:1']\ntraffic = '20 KiB'";
+    let function = installed(needs, code).await;
+    assert_eq!(function.invoke("try_often", r#"{"port": 1, "count": 10}"#).await.body, "tried");
+    assert!(function.status().await.traffic_used.as_bytes() >= 10 * 1024);
+    assert_eq!(function.invoke("try_often", r#"{"port": 1, "count": 20}"#).await.problem().bound, Some(Bound::Traffic));
 }

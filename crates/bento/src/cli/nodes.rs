@@ -15,7 +15,7 @@ use super::{
     args, ask,
     context::{Context, function},
     failure::{Failure, NODE, REFUSED},
-    place::{make_private, write_whole},
+    place::{lock, make_private, write_whole},
     table::table,
 };
 
@@ -64,6 +64,7 @@ fn add(context: &Context, name: &str, address: &str) -> Result<(), Failure> {
     let address: NodeAddress =
         address.parse().map_err(|error: bento::AddressError| Failure::input(error.to_string()).with_hint("copy the address again"))?;
     let list = context.nodes()?;
+    let _lock = list.lock()?;
     let mut text = list.text()?;
     if list.parse(&text)?.iter().any(|(other, _)| other == name) {
         return Err(Failure::input(format!("there is a node `{name}` in the list already"))
@@ -81,6 +82,7 @@ fn add(context: &Context, name: &str, address: &str) -> Result<(), Failure> {
 
 fn remove(context: &Context, name: &str) -> Result<(), Failure> {
     let list = context.nodes()?;
+    let _lock = list.lock()?;
     let text = list.without(&list.text()?, name)?;
     list.write(&text)?;
     context.say(&format!("Removed {name}.\n"), &json!({"removed": name}))
@@ -205,10 +207,15 @@ impl NodeList {
         Ok(kept)
     }
 
-    fn write(&self, text: &str) -> Result<(), Failure> {
+    /// So that of two programs at once neither loses what the other writes.
+    fn lock(&self) -> Result<std::fs::File, Failure> {
         if let Some(parent) = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             make_private(parent)?;
         }
+        lock(&self.path)
+    }
+
+    fn write(&self, text: &str) -> Result<(), Failure> {
         write_whole(&self.path, text.as_bytes(), 0o644).map_err(|error| Failure::file("writing", &self.path, &error))
     }
 

@@ -1,10 +1,13 @@
 //! Where this program keeps its files: the XDG base directories.
 
 use std::{
-    env, fs,
+    env,
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::failure::Failure;
@@ -54,6 +57,28 @@ pub(crate) fn check_private(path: &Path, mode: u32) -> Result<(), Failure> {
     }
     Err(Failure::input(format!("others may look into {}, which is for tokens (mode {found:o})", path.display()))
         .with_hint(format!("`chmod {mode:o} {}` if nobody else has looked; else shut the functions down", path.display())))
+}
+
+/// How long another program may hold a file. It holds it for milliseconds.
+const LOCK_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Keeps other programs from changing a file until the lock is dropped. It is on a file of its own, `.lock`, since the other one is replaced when
+/// it is written.
+pub(crate) fn lock(file: &Path) -> Result<File, Failure> {
+    let path = file.with_extension("lock");
+    let opened = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let lock = opened.map_err(|error| Failure::file("opening", &path, &error))?;
+    let end = Instant::now() + LOCK_DEADLINE;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) if Instant::now() < end => thread::sleep(Duration::from_millis(20)),
+            Err(TryLockError::WouldBlock) => {
+                return Err(Failure::input(format!("another `bento` holds {}", file.display())).with_hint("wait for it, or end it"));
+            }
+            Err(TryLockError::Error(error)) => return Err(Failure::file("locking", &path, &error)),
+        }
+    }
 }
 
 /// Writes a file so that it is there whole or not at all, with this mode.

@@ -5,12 +5,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions, TryLockError},
-    io,
-    os::unix::fs::OpenOptionsExt as _,
+    fs, io,
     path::{Path, PathBuf},
-    thread,
-    time::{Duration, Instant},
 };
 
 use bento::{NodeAddress, Tokens};
@@ -19,11 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     failure::Failure,
-    place::{check_private, make_private, write_whole},
+    place::{check_private, lock, make_private, write_whole},
 };
-
-/// How long another program may hold the file. It holds it for milliseconds.
-const LOCK_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Longest file that is read. A record has under 1 KiB.
 const BYTES_MAX: u64 = 16 << 20;
@@ -123,7 +116,7 @@ impl Store {
     /// Changes the functions and writes them, with nobody in between. When `change` fails, nothing is written.
     pub(crate) fn update<T>(&self, change: impl FnOnce(&mut Functions) -> Result<T, Failure>) -> Result<T, Failure> {
         make_private(&self.directory)?;
-        let _lock = self.lock()?;
+        let _lock = lock(&self.file())?;
         let mut functions = self.read()?;
         let done = change(&mut functions)?;
         let mut text = serde_json::to_vec_pretty(&Content { version: 1, functions }).map_err(|error| Failure::input(error.to_string()))?;
@@ -140,24 +133,6 @@ impl Store {
                 .with_hint("`bento status` lists those that are")
         })
     }
-
-    /// The lock is on a file of its own, since the other one is replaced when it is written.
-    fn lock(&self) -> Result<File, Failure> {
-        let path = self.directory.join("functions.lock");
-        let opened = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
-        let file = opened.map_err(|error| Failure::file("opening", &path, &error))?;
-        let end = Instant::now() + LOCK_DEADLINE;
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(file),
-                Err(TryLockError::WouldBlock) if Instant::now() < end => thread::sleep(Duration::from_millis(20)),
-                Err(TryLockError::WouldBlock) => {
-                    return Err(Failure::input("another `bento` holds functions.json").with_hint("wait for it, or end it"));
-                }
-                Err(TryLockError::Error(error)) => return Err(Failure::file("locking", &path, &error)),
-            }
-        }
-    }
 }
 
 fn damaged(path: &Path, why: &str) -> Failure {
@@ -167,7 +142,7 @@ fn damaged(path: &Path, why: &str) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{os::unix::fs::PermissionsExt as _, thread};
 
     use super::*;
 
