@@ -99,6 +99,10 @@ pub struct Limits {
     pub stop: Span,
     /// Most memory that bundles of all functions may take together.
     pub bundles: Size,
+    /// Jails kept ready.
+    pub ready: usize,
+    /// How long a function's process is kept without an invocation.
+    pub sleep: Span,
 }
 
 impl Default for Limits {
@@ -112,6 +116,8 @@ impl Default for Limits {
             connect: Span::seconds(60),
             stop: Span::seconds(10),
             bundles: Size::mib(64),
+            ready: 4,
+            sleep: Span::seconds(300),
         }
     }
 }
@@ -226,6 +232,7 @@ impl Config {
             ("load", limits.load.as_millis() == 0),
             ("connect", limits.connect.as_millis() == 0),
             ("bundles", limits.bundles.as_bytes() == 0),
+            ("sleep", limits.sleep.as_millis() == 0),
         ] {
             if zero {
                 return Err(format!("limits.{key} must be more than nothing"));

@@ -4,7 +4,6 @@
 
 use std::{
     collections::VecDeque,
-    path::PathBuf,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -23,9 +22,11 @@ use crate::{
     config::Limits,
     egress::Egress,
     image::Image,
+    jail::Trouble,
     link::{Call, CallError},
     meter::Meter,
-    process::{Invocation, Process, StartError, Trouble, log_text},
+    pool::Pool,
+    process::{Invocation, Process, StartError, log_text},
 };
 
 /// One function gets at most this part of the node's connections.
@@ -34,8 +35,8 @@ const SHARE: usize = 4;
 /// What all containers of a node share.
 #[derive(Debug)]
 pub struct Host {
-    /// The program that puts up the walls.
-    pub jail: PathBuf,
+    /// Jails, some of them ready.
+    pub pool: Arc<Pool>,
     /// The ways out.
     pub egress: Egress,
     /// Bounds of the node.
@@ -165,7 +166,10 @@ impl Container {
             let begun = process.invoke(method, arguments, left, permit).await;
             match begun.map_err(|error| StartError::Trouble(Trouble::System("handing over an invocation", error)))? {
                 Some(invocation) => return Ok(invocation),
-                None => self.alive().map_err(StartError::Refused)?,
+                None => {
+                    process.gone.cancelled().await;
+                    self.alive().map_err(StartError::Refused)?;
+                }
             }
         }
         Err(StartError::Refused(Refusal::Unloadable { error: "its process ended at once".into(), traceback: String::new() }))
@@ -194,6 +198,11 @@ impl Container {
         let started = Process::start(self, cpu_left).await?;
         *process = Some(Arc::clone(&started));
         Ok(started)
+    }
+
+    /// Keeps nothing of a process that has ended.
+    pub async fn forget(&self, ended: &Arc<Process>) {
+        self.process.lock().await.take_if(|process| Arc::ptr_eq(process, ended));
     }
 
     /// Counts the CPU time of a process that has ended.

@@ -131,6 +131,7 @@ pub async fn run(config: Config, policy: Policy, stop: impl Future<Output = ()>)
 
     let state = config.state.clone();
     let node = Arc::new(Node::new(config, policy, prepared.images, prepared.jail, egress));
+    node.warm();
     let mut serving: JoinSet<()> = listeners.into_iter().map(|listener| http::serve(listener, Arc::clone(&node))).collect();
     let operating = tokio::spawn(http::operator(operator, Arc::clone(&node)));
     let publishing = tor.zip(target).map(|(plan, target)| tokio::spawn(keep_published(plan, target, Arc::clone(&node), socks)));

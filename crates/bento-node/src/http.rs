@@ -24,11 +24,7 @@ use tracing::error;
 
 use bento_proto::{Digest, InvocationToken, Problem, Refusal, ShutdownToken};
 
-use crate::{
-    archive::Archive,
-    node::Node,
-    process::{StartError, Trouble},
-};
+use crate::{archive::Archive, jail::Trouble, node::Node, process::StartError};
 
 pub use session::{Listener, operator, serve};
 

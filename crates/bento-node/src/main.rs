@@ -183,6 +183,7 @@ async fn status(path: PathBuf) -> Result<(), Said> {
     println!("address      {}", status.onion.as_deref().unwrap_or("not published at the moment"));
     println!("up           {}", status.up);
     println!("functions    {} of at most {}, {} awake", status.functions, status.functions_max, status.awake);
+    println!("jails ready  {}", status.ready);
     println!("sessions     {}", status.sessions);
     println!("connections  {}", status.connections);
     Ok(())

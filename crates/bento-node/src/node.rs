@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use bento_proto::{
-    Bound, Digest, Grant, Policy, Refusal, Span,
+    Bound, Digest, Grant, Manifest, Policy, Refusal, Span,
     bundle::Bundle,
     node::{Description, FunctionStatus},
 };
@@ -26,8 +26,13 @@ use crate::{
     container::{Container, Host},
     functions::Functions,
     image::Images,
-    process::{StartError, Trouble},
+    jail::{self, Trouble},
+    pool::Pool,
+    process::StartError,
 };
+
+/// Jails that are ready at the start for the usual function of each image; those that are in fact asked for then take their place.
+const WARM: usize = 2;
 
 /// A running node.
 #[derive(Debug)]
@@ -66,6 +71,8 @@ pub struct NodeStatus {
     pub awake: usize,
     /// Most that are taken.
     pub functions_max: u32,
+    /// Jails that wait for one.
+    pub ready: usize,
     /// Sessions open.
     pub sessions: usize,
     /// Streams of functions to elsewhere.
@@ -92,7 +99,12 @@ impl Node {
             room: Arc::new(Semaphore::new(policy.offers.functions as usize)),
             bundles: Arc::new(Room::new(limits.bundles)),
             session_room: Arc::new(Semaphore::new(limits.sessions)),
-            host: Arc::new(Host { jail, egress, connections: Arc::new(Semaphore::new(limits.connections)), limits }),
+            host: Arc::new(Host {
+                pool: Pool::new(jail, &limits),
+                egress,
+                connections: Arc::new(Semaphore::new(limits.connections)),
+                limits,
+            }),
             config,
             policy,
             images,
@@ -103,6 +115,19 @@ impl Node {
             stopping: CancellationToken::new(),
             sessions: TaskTracker::new(),
             born: Instant::now(),
+        }
+    }
+
+    /// Has jails put up for functions that ask for no more than the usual.
+    pub fn warm(&self) {
+        for name in &self.policy.offers.image {
+            let usual = format!("name = \"usual\"\nmethods = [\"usual\"]\n[needs]\nimage = \"{name}\"\n");
+            let Some((image, manifest)) = self.images.get(name).zip(Manifest::parse(&usual).ok()) else { continue };
+            let Ok(grant) = self.policy.admit(&manifest) else { continue };
+            let spec = jail::spec(&grant, image, grant.cpu().as_millis());
+            for _ in 0..WARM {
+                self.host.pool.expect(&spec);
+            }
         }
     }
 
@@ -154,6 +179,7 @@ impl Node {
             awake: functions.iter().filter(|container| container.is_awake()).count(),
             functions: functions.len(),
             functions_max: self.policy.offers.functions,
+            ready: self.host.pool.ready(),
             sessions: self.sessions.len(),
             connections: self.config.limits.connections - self.host.connections.available_permits(),
         }
@@ -226,6 +252,7 @@ impl Node {
     /// Takes no new work, waits for what runs as long as the configuration says, and ends what is then left.
     pub async fn stop(&self) {
         self.stopping.cancel();
+        self.host.pool.close();
         let runs: Vec<Arc<Container>> = self.runs.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect();
         let all: Vec<Arc<Container>> = self.functions.all().into_iter().chain(runs).collect();
         let quiet = async {

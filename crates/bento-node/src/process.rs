@@ -4,43 +4,33 @@ use std::{
     collections::HashMap,
     io,
     num::NonZeroU16,
-    path::Path,
-    process::Stdio,
+    os::fd::AsFd,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use rustix::fs::OFlags;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
-use std::os::fd::AsFd;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines, Take},
+    io::AsyncWriteExt,
     net::UnixStream,
-    process::{Child, ChildStdout, Command},
     sync::{OwnedSemaphorePermit, oneshot},
     task::JoinSet,
     time::{Duration, Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use bento_jail::{Report, Scratch, Spec};
+use bento_jail::Report;
 use bento_proto::{Bound, Outcome, Refusal, limits};
 
 use crate::{
     container::Container,
-    image::Image,
+    jail::{self, ENDED_DEADLINE, Jail, Ready, Trouble, cpu_of},
     link::{Call, CallError, CallErrorKind, FRAME_BYTES_MAX, FromFunction, Link, Load, ToFunction, Violation, stream_pair},
     meter,
 };
-
-/// All that `bento-jail` ever says, in bytes. Three lines of some hundred.
-const REPORT_BYTES_MAX: u64 = 16 * 1024;
-
-/// How long the last report may take after the process has closed its socket; it is sent at once when the kernel has cleared up.
-const ENDED_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What an outgoing connection counts for in traffic, in bytes, before its first byte: about the cells and packets that making one takes.
 const TRY_BYTES: usize = 1024;
@@ -48,21 +38,27 @@ const TRY_BYTES: usize = 1024;
 /// Longest text that a function may log in one line, in characters.
 const LOG_CHARS_MAX: usize = 1000;
 
-/// Files and directories in a scratch: one for each 4 KiB, which is the least that a file with content takes.
-const BYTES_PER_INODE: u64 = 4096;
-
 /// A running function.
 #[derive(Debug)]
 pub struct Process {
     link: Link,
     /// Its process id as seen from the node.
     pub pid: u32,
-    slots: Mutex<HashMap<u64, Slot>>,
+    /// Nothing, when no more are taken.
+    slots: Mutex<Option<Slots>>,
     next: AtomicU64,
     /// Raised when it does not read its socket: it is then ended.
     deaf: CancellationToken,
     /// Raised when the process has ended and all its invocations know.
     pub gone: CancellationToken,
+}
+
+/// The invocations that are going on.
+#[derive(Debug)]
+struct Slots {
+    open: HashMap<u64, Slot>,
+    /// When the last one ended.
+    since: Instant,
 }
 
 /// One invocation that is going on.
@@ -97,106 +93,20 @@ pub enum StartError {
     Trouble(Trouble),
 }
 
-/// Something of the node's own went wrong. It is logged, and the client learns only that the node failed.
-#[derive(Debug, thiserror::Error)]
-pub enum Trouble {
-    /// The system did not do what was asked.
-    #[error("{0}")]
-    System(&'static str, #[source] io::Error),
-    /// A wall does not stand.
-    #[error("the jail was not put up: {wall}: {reason}")]
-    Wall {
-        /// Which.
-        wall: String,
-        /// Why.
-        reason: String,
-    },
-    /// Something took longer than it ever should.
-    #[error("{0} took too long")]
-    Late(&'static str),
-}
-
-/// The child that puts up the walls, and its reports.
-struct Jail {
-    child: Child,
-    reports: Lines<BufReader<Take<ChildStdout>>>,
-    /// The process whose CPU time is still to be counted, and against whom. However it ends, its time is counted once.
-    uncounted: Option<(Arc<Container>, u32)>,
-}
-
-impl Jail {
-    async fn report(&mut self) -> io::Result<Option<Report>> {
-        let Some(line) = self.reports.next_line().await? else { return Ok(None) };
-        let report = serde_json::from_str(&line).map_err(io::Error::other)?;
-        if let (Report::Ended { cpu_ms, .. }, Some((container, _))) =
-            (&report, self.uncounted.take_if(|_| matches!(report, Report::Ended { .. })))
-        {
-            container.count_cpu(*cpu_ms);
-        }
-        Ok(Some(report))
-    }
-
-    /// Counts the CPU time of a process that is about to be killed, and so will not be reported.
-    async fn settle(&mut self) {
-        if !self.count() {
-            // It has ended by itself, so its report is there or on its way.
-            let _ = timeout(ENDED_DEADLINE, self.report()).await;
-        }
-    }
-
-    /// Counts its CPU time so far, if it is there to be counted.
-    fn count(&mut self) -> bool {
-        let Some((container, pid)) = &self.uncounted else { return true };
-        let Some(cpu_ms) = cpu_of(*pid) else { return false };
-        container.count_cpu(cpu_ms);
-        self.uncounted = None;
-        true
-    }
-}
-
-impl Drop for Jail {
-    fn drop(&mut self) {
-        // A client that leaves while code is loaded drops the loading, and must not get its CPU time for nothing.
-        self.count();
-    }
-}
-
 impl Process {
     /// Starts a process for a container and loads its code.
     ///
     /// # Errors
     /// When the code does not load, or the node cannot start it.
     pub async fn start(container: &Arc<Container>, cpu_left: u64) -> Result<Arc<Self>, StartError> {
-        let system = |what| move |error| StartError::Trouble(Trouble::System(what, error));
         let node = &container.node;
-        let (link, theirs) = Link::pair().map_err(system("making a socket"))?;
-        let mut command = Command::new(&node.jail);
-        command.stdin(theirs).stdout(Stdio::piped()).stderr(Stdio::null()).env_clear().process_group(0).kill_on_drop(true);
-        let mut child = command.spawn().map_err(system("starting bento-jail"))?;
-        // Dropped with the command: the function's end of the socket is then open in the jail alone, and its end is seen here.
-        drop(command);
-        let reports = child.stdout.take().ok_or(StartError::Trouble(Trouble::Late("the jail's pipe")))?;
-        let mut jail = Jail { child, reports: BufReader::new(reports.take(REPORT_BYTES_MAX)).lines(), uncounted: None };
-
-        let spec = serde_json::to_vec(&spec(container, cpu_left))
-            .map_err(|error| StartError::Trouble(Trouble::System("writing the spec", error.into())))?;
-        let starting = async {
-            link.send_bytes(&spec, None).await.map_err(|error| Trouble::System("handing over the spec", io::Error::other(error)))?;
-            match jail.report().await.map_err(|error| Trouble::System("reading the jail's report", error))? {
-                Some(Report::Up { pid }) => Ok(pid),
-                Some(Report::Refused { wall, reason }) => Err(Trouble::Wall { wall, reason }),
-                _ => Err(Trouble::Wall { wall: "all".into(), reason: "bento-jail ended without a word".into() }),
-            }
-        };
-        let pid = match timeout(node.limits.load.duration(), starting).await {
-            Ok(started) => started.map_err(StartError::Trouble)?,
-            Err(_) => return Err(StartError::Trouble(Trouble::Late("putting up a jail"))),
-        };
-        jail.uncounted = Some((Arc::clone(container), pid));
+        let spec = jail::spec(&container.grant, &container.image, cpu_left);
+        let Ready { link, mut jail } = node.pool.take(&spec).await.map_err(StartError::Trouble)?;
+        jail.charge(container);
         let process = Arc::new(Self {
             link,
-            pid,
-            slots: Mutex::default(),
+            pid: jail.pid,
+            slots: Mutex::new(Some(Slots { open: HashMap::new(), since: Instant::now() })),
             next: AtomicU64::new(1),
             deaf: CancellationToken::new(),
             gone: CancellationToken::new(),
@@ -298,7 +208,11 @@ impl Process {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (outcome, receiver) = oneshot::channel();
         let length = Arc::new(OnceLock::new());
-        self.slots().insert(number, Slot { outcome, length: Arc::clone(&length), _permit: permit });
+        let slot = Slot { outcome, length: Arc::clone(&length), _permit: permit };
+        match &mut *self.slots() {
+            Some(slots) => slots.open.insert(number, slot),
+            None => return Ok(None),
+        };
         // A client that leaves while the function does not read takes its place with it.
         let unsent = Unsent(self, number);
         let sent = self.link.send(&ToFunction::Invoke { invoke: number, method, arguments, seconds }, Some(theirs.as_fd())).await;
@@ -306,10 +220,6 @@ impl Process {
         // How the process then ended is told to this invocation as to all others.
         if let Err(Violation::Deaf) = sent {
             self.deaf.cancel();
-        }
-        // Ended between the look-up and the insertion, nobody would answer any more.
-        if self.gone.is_cancelled() && self.slots().remove(&number).is_some() {
-            return Ok(None);
         }
         Ok(Some(Invocation { number, stream, outcome: receiver, length, process: Arc::clone(self) }))
     }
@@ -321,7 +231,7 @@ impl Process {
 
     /// Invocations going on.
     pub fn running(&self) -> usize {
-        self.slots().len()
+        self.slots().as_ref().map_or(0, |slots| slots.open.len())
     }
 
     /// CPU time so far, from the kernel's own account.
@@ -329,8 +239,34 @@ impl Process {
         cpu_of(self.pid).unwrap_or(0)
     }
 
-    fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Slot>> {
+    fn slots(&self) -> std::sync::MutexGuard<'_, Option<Slots>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes an invocation out of the table.
+    fn close(&self, number: u64) -> Option<Slot> {
+        let mut slots = self.slots();
+        let slots = slots.as_mut()?;
+        slots.since = Instant::now();
+        slots.open.remove(&number)
+    }
+
+    /// Waits until there was no invocation for so long, and then takes no more.
+    async fn rested(&self, sleep: Duration) {
+        loop {
+            let left = {
+                let mut slots = self.slots();
+                let rest = slots.as_ref().filter(|slots| slots.open.is_empty()).map_or(Duration::ZERO, |slots| slots.since.elapsed());
+                if rest >= sleep {
+                    *slots = None;
+                }
+                sleep.saturating_sub(rest)
+            };
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left).await;
+        }
     }
 
     /// Answers its calls until it ends or is ended, then tells every invocation how.
@@ -341,6 +277,8 @@ impl Process {
             () = container.over.cancelled() => None,
             () = container.meter.exhausted.cancelled() => { container.end(Bound::Traffic); None }
             () = self.deaf.cancelled() => Some(Err(Violation::Deaf)),
+            // It sleeps until the next invocation, and none is there to be told.
+            () = self.rested(container.node.limits.sleep.duration()) => None,
             listened = self.listen(&container, &mut calls) => Some(listened),
         };
         let outcome = match outcome {
@@ -353,14 +291,14 @@ impl Process {
         };
         jail.settle().await;
         // Ends what is left of it: the jail dies with the program that put it up.
-        let _ = jail.child.start_kill();
-        let _ = timeout(ENDED_DEADLINE, jail.child.wait()).await;
+        jail.kill().await;
         calls.shutdown().await;
+        let slots = self.slots().take();
         self.gone.cancel();
-        let slots = std::mem::take(&mut *self.slots());
-        for slot in slots.into_values() {
+        for slot in slots.into_iter().flat_map(|slots| slots.open.into_values()) {
             let _ = slot.outcome.send(outcome.clone());
         }
+        container.forget(&self).await;
     }
 
     async fn listen(self: &Arc<Self>, container: &Arc<Container>, calls: &mut JoinSet<()>) -> Result<(), Violation> {
@@ -371,7 +309,7 @@ impl Process {
             pace.wait(bytes).await;
             match frame {
                 FromFunction::Done { done, outcome } => {
-                    let slot = self.slots().remove(&done).ok_or(Violation::NoFrame)?;
+                    let slot = self.close(done).ok_or(Violation::NoFrame)?;
                     let _ = slot.outcome.send(believed(outcome));
                 }
                 FromFunction::Call(call) => match call.name.as_str() {
@@ -406,7 +344,11 @@ impl Process {
         let bad = |text| CallError::new(CallErrorKind::BadCall, text);
         let Length { bytes } = call.arguments("output.length takes `bytes`, a whole number")?;
         let slots = self.slots();
-        let slot = call.invocation.and_then(|number| slots.get(&number)).ok_or_else(|| bad("there is no such invocation"))?;
+        let slot = call
+            .invocation
+            .zip(slots.as_ref())
+            .and_then(|(number, slots)| slots.open.get(&number))
+            .ok_or_else(|| bad("there is no such invocation"))?;
         slot.length.set(bytes).map_err(|_| bad("the output's length is already declared"))?;
         Ok(Value::Null)
     }
@@ -472,7 +414,7 @@ struct Unsent<'a>(&'a Process, u64);
 
 impl Drop for Unsent<'_> {
     fn drop(&mut self) {
-        self.0.slots().remove(&self.1);
+        self.0.close(self.1);
     }
 }
 
@@ -537,49 +479,6 @@ fn unloadable(error: String) -> Refusal {
 
 pub(crate) fn clip(text: &str, chars: usize) -> String {
     text.chars().take(chars).collect()
-}
-
-fn spec(container: &Container, cpu_left: u64) -> Spec {
-    let grant = &container.grant;
-    let image: &Image = &container.image;
-    let text = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    let mut environment = vec![
-        text("PATH", "/usr/bin"),
-        text("HOME", "/tmp"),
-        text("LANG", "C.UTF-8"),
-        // One arena for all threads: each further one reserves 64 MiB of the address space that the grant bounds.
-        text("MALLOC_ARENA_MAX", "1"),
-        text("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"),
-    ];
-    if image.has_packages {
-        environment.push(text("BENTO_PACKAGES", "/packages"));
-    }
-    let start = "import sys; sys.path.insert(0, '/bento'); from bento import runtime; runtime.main()";
-    Spec {
-        program: image.python.clone(),
-        arguments: ["-I", "-S", "-B", "-c", start].map(str::to_owned).into(),
-        environment,
-        openings: image.openings.clone(),
-        scratch: Scratch { bytes: grant.scratch().as_bytes(), inodes: (grant.scratch().as_bytes() / BYTES_PER_INODE).max(16) },
-        memory_bytes: grant.memory().as_bytes(),
-        cpu_seconds: cpu_left.div_ceil(1000).max(1),
-        processes: grant.processes().into(),
-        descriptors: grant.descriptors().into(),
-        syscalls: bento_jail::default_syscalls().iter().map(|name| (*name).to_owned()).collect(),
-    }
-}
-
-/// CPU time of a process in its `/proc/PID/stat` (proc(5)): `4711 (python3) S 1 … utime stime …`, fields 14 and 15 in clock ticks.
-fn cpu_of(pid: u32) -> Option<u64> {
-    let path = Path::new("/proc").join(pid.to_string()).join("stat");
-    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, rustix::fs::Mode::empty()).ok()?;
-    let mut text = String::new();
-    io::Read::read_to_string(&mut io::Read::take(std::fs::File::from(file), 4096), &mut text).ok()?;
-    // The name may hold spaces and parentheses; what follows the last one is plain.
-    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
-    let user: u64 = fields.nth(11)?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some((user + system) * 1000 / rustix::param::clock_ticks_per_second())
 }
 
 /// The function's log line in a call's arguments.

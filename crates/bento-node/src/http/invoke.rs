@@ -392,6 +392,8 @@ impl Open {
             Event::Data(data) => Some((Ok(Frame::data(data)), self)),
             Event::End(outcome) if !self.trailers => {
                 self.ended = true;
+                // With an error at once, hyper drops what it has not written yet; it writes when it has to wait.
+                tokio::task::yield_now().await;
                 (outcome != Outcome::Returned).then_some((Err("the function did not return"), self))
             }
             Event::End(outcome) => {

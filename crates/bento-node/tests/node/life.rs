@@ -56,7 +56,7 @@ async fn a_node_that_is_told_to_stop_does_and_says_so_to_those_who_wait() {
 
 #[tokio::test]
 async fn a_client_that_leaves_a_run_ends_its_function() {
-    let node = Node::start(POLICY, "");
+    let node = Node::start(POLICY, "[limits]\nready = 0");
     let archive = crate::support::bundle("", WAIT);
     let response = start(node.address, "POST", "/v1/run/wait", &[("bento-bundle-length", &archive.len().to_string())], archive).await;
     let bentod = node.pid();
@@ -74,7 +74,7 @@ async fn a_client_that_leaves_a_run_ends_its_function() {
 
 #[tokio::test]
 async fn a_function_that_is_killed_from_outside_is_started_again_by_the_next_invocation() {
-    let node = Node::start(POLICY, "");
+    let node = Node::start(POLICY, "[limits]\nready = 0");
     let function = installed_at(node.address, "", WAIT).await;
     for name in ["bento-jail", "python3.11"] {
         let token = format!("Bearer {}", function.invocation.reveal());

@@ -8,4 +8,5 @@ mod files;
 mod invocations;
 mod life;
 mod network;
+mod ready;
 mod support;

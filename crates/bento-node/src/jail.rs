@@ -1,0 +1,189 @@
+//! A jail with the runtime in it, waiting for code: asked for, put up, and its CPU time counted to its end.
+
+use std::{io, path::Path, process::Stdio, sync::Arc, time::Duration};
+
+use rustix::fs::OFlags;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines, Take},
+    process::{Child, ChildStdout, Command},
+    time::timeout,
+};
+
+use bento_jail::{Report, Scratch, Spec};
+use bento_proto::Grant;
+
+use crate::{container::Container, image::Image, link::Link};
+
+/// All that `bento-jail` ever says, in bytes. Three lines of some hundred.
+const REPORT_BYTES_MAX: u64 = 16 * 1024;
+
+/// How long the last report may take after the process has closed its socket; it is sent at once when the kernel has cleared up.
+pub const ENDED_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Files and directories in a scratch: one for each 4 KiB, which is the least that a file with content takes.
+const BYTES_PER_INODE: u64 = 4096;
+
+/// Something of the node's own went wrong. It is logged, and the client learns only that the node failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// The system did not do what was asked.
+    #[error("{0}")]
+    System(&'static str, #[source] io::Error),
+    /// A wall does not stand.
+    #[error("the jail was not put up: {wall}: {reason}")]
+    Wall {
+        /// Which.
+        wall: String,
+        /// Why.
+        reason: String,
+    },
+    /// Something took longer than it ever should.
+    #[error("{0} took too long")]
+    Late(&'static str),
+}
+
+/// A jail that is up.
+#[derive(Debug)]
+pub struct Ready {
+    /// The node's end of its socket.
+    pub link: Link,
+    /// The process that keeps it.
+    pub jail: Jail,
+}
+
+/// The child that puts up the walls, and its reports. Dropped, it is killed, and what is in the jail with it.
+#[derive(Debug)]
+pub struct Jail {
+    child: Child,
+    reports: Lines<BufReader<Take<ChildStdout>>>,
+    /// The process inside, as seen from the node.
+    pub pid: u32,
+    /// Whose CPU time it is that is still to be counted. However the process ends, its time is counted once.
+    payer: Option<Arc<Container>>,
+}
+
+impl Ready {
+    /// Puts up a jail as the spec, in JSON, has it.
+    ///
+    /// # Errors
+    /// When a wall does not stand, or it takes longer than it may.
+    pub async fn start(program: &Path, spec: &[u8], deadline: Duration) -> Result<Self, Trouble> {
+        let (link, theirs) = Link::pair().map_err(|error| Trouble::System("making a socket", error))?;
+        let mut command = Command::new(program);
+        command.stdin(theirs).stdout(Stdio::piped()).stderr(Stdio::null()).env_clear().process_group(0).kill_on_drop(true);
+        let mut child = command.spawn().map_err(|error| Trouble::System("starting bento-jail", error))?;
+        // Dropped with the command: the function's end of the socket is then open in the jail alone, and its end is seen here.
+        drop(command);
+        let reports = child.stdout.take().ok_or(Trouble::Late("the jail's pipe"))?;
+        let mut jail = Jail { child, reports: BufReader::new(reports.take(REPORT_BYTES_MAX)).lines(), pid: 0, payer: None };
+        let starting = async {
+            link.send_bytes(spec, None).await.map_err(|error| Trouble::System("handing over the spec", io::Error::other(error)))?;
+            match jail.report().await.map_err(|error| Trouble::System("reading the jail's report", error))? {
+                Some(Report::Up { pid }) => Ok(pid),
+                Some(Report::Refused { wall, reason }) => Err(Trouble::Wall { wall, reason }),
+                _ => Err(Trouble::Wall { wall: "all".into(), reason: "bento-jail ended without a word".into() }),
+            }
+        };
+        jail.pid = timeout(deadline, starting).await.map_err(|_| Trouble::Late("putting up a jail"))??;
+        Ok(Self { link, jail })
+    }
+}
+
+impl Jail {
+    /// From now on its CPU time, also that of its start, is this function's.
+    pub fn charge(&mut self, container: &Arc<Container>) {
+        self.payer = Some(Arc::clone(container));
+    }
+
+    /// Is it still there?
+    pub fn is_up(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Its next report.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub async fn report(&mut self) -> io::Result<Option<Report>> {
+        let Some(line) = self.reports.next_line().await? else { return Ok(None) };
+        let report = serde_json::from_str(&line).map_err(io::Error::other)?;
+        if let Report::Ended { cpu_ms, .. } = &report
+            && let Some(container) = self.payer.take()
+        {
+            container.count_cpu(*cpu_ms);
+        }
+        Ok(Some(report))
+    }
+
+    /// Counts the CPU time of a process that is about to be killed, and so will not be reported.
+    pub async fn settle(&mut self) {
+        if !self.count() {
+            // It has ended by itself, so its report is there or on its way.
+            let _ = timeout(ENDED_DEADLINE, self.report()).await;
+        }
+    }
+
+    /// Ends it, and waits for the end.
+    pub async fn kill(&mut self) {
+        let _ = self.child.start_kill();
+        let _ = timeout(ENDED_DEADLINE, self.child.wait()).await;
+    }
+
+    /// Counts its CPU time so far, if it is there to be counted.
+    fn count(&mut self) -> bool {
+        let Some(container) = &self.payer else { return true };
+        let Some(cpu_ms) = cpu_of(self.pid) else { return false };
+        container.count_cpu(cpu_ms);
+        self.payer = None;
+        true
+    }
+}
+
+impl Drop for Jail {
+    fn drop(&mut self) {
+        // A client that leaves while code is loaded drops the loading, and must not get its CPU time for nothing.
+        self.count();
+    }
+}
+
+/// The jail that a grant asks for, with so many milliseconds of its CPU time left.
+pub fn spec(grant: &Grant, image: &Image, cpu_left: u64) -> Spec {
+    let text = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let mut environment = vec![
+        text("PATH", "/usr/bin"),
+        text("HOME", "/tmp"),
+        text("LANG", "C.UTF-8"),
+        // One arena for all threads: each further one reserves 64 MiB of the address space that the grant bounds.
+        text("MALLOC_ARENA_MAX", "1"),
+        text("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"),
+    ];
+    if image.has_packages {
+        environment.push(text("BENTO_PACKAGES", "/packages"));
+    }
+    let start = "import sys; sys.path.insert(0, '/bento'); from bento import runtime; runtime.main()";
+    Spec {
+        program: image.python.clone(),
+        arguments: ["-I", "-S", "-B", "-c", start].map(str::to_owned).into(),
+        environment,
+        openings: image.openings.clone(),
+        scratch: Scratch { bytes: grant.scratch().as_bytes(), inodes: (grant.scratch().as_bytes() / BYTES_PER_INODE).max(16) },
+        memory_bytes: grant.memory().as_bytes(),
+        cpu_seconds: cpu_left.div_ceil(1000).max(1),
+        processes: grant.processes().into(),
+        descriptors: grant.descriptors().into(),
+        syscalls: bento_jail::default_syscalls().iter().map(|name| (*name).to_owned()).collect(),
+    }
+}
+
+/// CPU time of a process in its `/proc/PID/stat` (proc(5)): `4711 (python3) S 1 … utime stime …`, fields 14 and 15 in clock ticks.
+pub fn cpu_of(pid: u32) -> Option<u64> {
+    let path = Path::new("/proc").join(pid.to_string()).join("stat");
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, rustix::fs::Mode::empty()).ok()?;
+    let mut text = String::new();
+    io::Read::read_to_string(&mut io::Read::take(std::fs::File::from(file), 4096), &mut text).ok()?;
+    // The name may hold spaces and parentheses; what follows the last one is plain.
+    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
+    let user: u64 = fields.nth(11)?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some((user + system) * 1000 / rustix::param::clock_ticks_per_second())
+}

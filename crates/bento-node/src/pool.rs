@@ -1,0 +1,143 @@
+//! Jails kept ready, so that a function does not wait for walls and interpreter.
+//!
+//! A ready jail has had nothing of any function in it. It is handed out once, to a function that asks for exactly such a jail, and dies with
+//! that function's process.
+
+use std::{
+    collections::VecDeque,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use tokio::{sync::mpsc, time::sleep};
+
+use bento_jail::Spec;
+
+use crate::{
+    config::Limits,
+    jail::{Ready, Trouble},
+};
+
+/// Kinds of jail remembered. One that is asked for a second time is kept ready from then on: whoever asks for a new kind each time makes nobody wait.
+const KINDS: usize = 32;
+
+/// How long after a jail was handed out the next one is put up, so that the two do not share the processor.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Jails, ready or not.
+#[derive(Debug)]
+pub struct Pool {
+    program: PathBuf,
+    deadline: Duration,
+    /// Most that are kept.
+    room: usize,
+    kept: Mutex<Kept>,
+    wanted: mpsc::Sender<Vec<u8>>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// With the spec of each. The oldest comes first, and goes first when another kind is wanted more.
+    ready: VecDeque<(Vec<u8>, Ready)>,
+    seen: VecDeque<Vec<u8>>,
+}
+
+impl Kept {
+    fn take(&mut self, spec: &[u8]) -> Option<Ready> {
+        while let Some(index) = self.ready.iter().position(|(kept, _)| kept == spec) {
+            // One may have been killed while nobody looked.
+            if let Some((_, mut ready)) = self.ready.remove(index)
+                && ready.jail.is_up()
+            {
+                return Some(ready);
+            }
+        }
+        None
+    }
+
+    /// Has this kind been asked for lately?
+    fn knows(&mut self, spec: &[u8]) -> bool {
+        if self.seen.iter().any(|seen| seen == spec) {
+            return true;
+        }
+        self.seen.truncate(KINDS - 1);
+        self.seen.push_front(spec.to_vec());
+        false
+    }
+}
+
+impl Pool {
+    /// An empty pool, filled by and by as jails are asked for. Ends with its last owner.
+    pub fn new(program: PathBuf, limits: &Limits) -> Arc<Self> {
+        let (wanted, orders) = mpsc::channel(limits.ready.max(1));
+        let pool = Arc::new(Self { program, deadline: limits.load.duration(), room: limits.ready, kept: Mutex::default(), wanted });
+        tokio::spawn(fill(Arc::downgrade(&pool), orders));
+        pool
+    }
+
+    /// Has one more jail of this kind put up, since one will be asked for.
+    pub fn expect(&self, spec: &Spec) {
+        self.order(serde_json::to_vec(spec).unwrap_or_default());
+    }
+
+    /// A jail of this kind: a ready one, or a new one.
+    ///
+    /// # Errors
+    /// When none was ready and none can be put up.
+    pub async fn take(&self, spec: &Spec) -> Result<Ready, Trouble> {
+        let spec = serde_json::to_vec(spec).map_err(|error| Trouble::System("writing the spec", error.into()))?;
+        let (ready, is_usual) = {
+            let mut kept = self.kept();
+            let (ready, is_known) = (kept.take(&spec), kept.knows(&spec));
+            let is_usual = ready.is_some() || is_known;
+            (ready, is_usual)
+        };
+        let ready = match ready {
+            Some(ready) => ready,
+            None => Ready::start(&self.program, &spec, self.deadline).await?,
+        };
+        if is_usual {
+            self.order(spec);
+        }
+        Ok(ready)
+    }
+
+    /// Gives all of them up, and keeps none any more.
+    pub fn close(&self) {
+        let mut kept = self.kept();
+        kept.ready.clear();
+        kept.seen.clear();
+    }
+
+    /// How many are ready.
+    pub fn ready(&self) -> usize {
+        self.kept().ready.len()
+    }
+
+    fn order(&self, spec: Vec<u8>) {
+        if self.room > 0 {
+            // More orders than there is room for are not worth remembering.
+            let _ = self.wanted.try_send(spec);
+        }
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Puts up what was ordered, one after the other.
+async fn fill(pool: Weak<Pool>, mut orders: mpsc::Receiver<Vec<u8>>) {
+    while let Some(spec) = orders.recv().await {
+        sleep(PAUSE).await;
+        let Some(pool) = pool.upgrade() else { return };
+        // Whoever next needs such a jail and finds none hears what is wrong.
+        let Ok(ready) = Ready::start(&pool.program, &spec, pool.deadline).await else { continue };
+        let mut kept = pool.kept();
+        if kept.ready.len() == pool.room {
+            kept.ready.pop_front();
+        }
+        kept.ready.push_back((spec, ready));
+    }
+}
