@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
+pub mod cgroup;
 pub mod check;
 pub mod config;
 pub mod container;
@@ -16,3 +17,4 @@ pub mod link;
 pub mod meter;
 pub mod node;
 pub mod process;
+pub mod share;
