@@ -141,7 +141,8 @@ impl Groups {
                 Ok(place) => {
                     leftovers.extend(places::leftovers(hierarchy, &name, &place.group));
                     if place.controllers.contains(&Controller::Cpu) {
-                        let (file, weight) = if place.version == Version::Two { ("cpu.weight", WEIGHT.0) } else { ("cpu.shares", WEIGHT.1) };
+                        let (file, weight) =
+                            if place.version == Version::Two { ("cpu.weight", WEIGHT.0) } else { ("cpu.shares", WEIGHT.1) };
                         // Without it functions weigh as much as the rest, and everything else holds.
                         let _ = put(&place.group, file, weight);
                     }

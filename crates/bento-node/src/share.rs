@@ -143,8 +143,7 @@ impl Shares {
         let now = Instant::now();
         let used = used(pid, &pidfd).ok_or_else(gone)?;
         let due = now + BUSY;
-        let process =
-            Process { pid, pidfd, percent: percent.max(1).into(), due, account: Account::new(used, now), is_stopped: false };
+        let process = Process { pid, pidfd, percent: percent.max(1).into(), due, account: Account::new(used, now), is_stopped: false };
         let mut state = self.0.state();
         let number = state.next;
         state.next += 1;

@@ -48,7 +48,9 @@ pub(super) fn hierarchies(mountinfo: &str, own: &str) -> Vec<Hierarchy> {
         };
         let (version, controllers) = match kind {
             "cgroup2" => (Version::Two, vec![]),
-            "cgroup" => (Version::One, Controller::ALL.into_iter().filter(|one| options.split(',').any(|name| name == one.name())).collect()),
+            "cgroup" => {
+                (Version::One, Controller::ALL.into_iter().filter(|one| options.split(',').any(|name| name == one.name())).collect())
+            }
             _ => continue,
         };
         if version == Version::One && controllers.is_empty() {
@@ -85,7 +87,9 @@ fn own_group<'a>(own: &'a str, version: Version, controllers: &[Controller]) -> 
 
 /// Space, tab, newline and backslash stand in mountinfo as `\040` and so on.
 fn unescaped(text: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")].iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .iter()
+        .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
 /// Prepares the group of all functions in one hierarchy, for those of the controllers that are wanted.
