@@ -34,9 +34,9 @@ const PERIOD_US: u64 = 20_000;
 /// The kernel takes no smaller quota than this (`min_cfs_quota_period`).
 const QUOTA_US_MIN: u64 = 1_000;
 
-/// Weight of all functions together against the node itself and whatever else is in the same place, where everything has 100 in version 2 and
-/// 1024 in version 1 if nothing else was said. Weights matter only while the CPU is short.
-const WEIGHT: (&str, &str) = ("50", "512");
+/// Weight of a function in version 2 and version 1, and of one that keeps a processor busy: a thirtieth, as nice 15 is in a session of its own.
+/// The first are what everything has if nothing else was said. Weights matter only while the CPU is short.
+const WEIGHTS: [(&str, &str); 2] = [("100", "1024"), ("3", "34")];
 
 /// How long a group that still has members is tried again: they were killed, and go when the kernel has cleared up.
 const REMOVAL_DEADLINE: Duration = Duration::from_secs(30);
@@ -101,11 +101,11 @@ struct Kernel {
 
 const KERNEL: Kernel = Kernel { make: |path| fs::create_dir(path), remove: |path| fs::remove_dir(path) };
 
-/// A hierarchy in use: the group of all functions in it, and what it bounds.
+/// A hierarchy in use: the group in which functions' groups are made, or such a group; and what it bounds.
 #[derive(Clone, Debug)]
 struct Place {
     version: Version,
-    group: PathBuf,
+    path: PathBuf,
     controllers: Vec<Controller>,
 }
 
@@ -113,6 +113,8 @@ struct Place {
 #[derive(Debug)]
 pub struct Groups {
     places: Vec<Place>,
+    /// What their names begin with.
+    name: String,
     /// Why hierarchies are not used.
     reasons: Vec<Reason>,
     kernel: Kernel,
@@ -131,21 +133,15 @@ impl Groups {
     }
 
     fn found(hierarchies: &[Hierarchy], state: &Path, kernel: Kernel) -> Self {
-        let mut groups = Self { places: vec![], reasons: vec![], kernel, next: AtomicU64::new(0), remover: None };
+        let mut groups = Self { places: vec![], name: String::new(), reasons: vec![], kernel, next: AtomicU64::new(0), remover: None };
         let Ok(status) = fs::metadata(state) else { return groups };
         // Tells nodes on one machine apart, is the same at each start, and says nothing.
-        let name = format!("bento-{:x}-{:x}", status.dev(), status.ino());
+        groups.name = format!("bento-{:x}-{:x}", status.dev(), status.ino());
         let mut leftovers = Vec::new();
         for hierarchy in in_order(hierarchies) {
-            match places::prepare(hierarchy, &groups.missing(), &name, kernel) {
+            match places::prepare(hierarchy, &groups.missing(), &groups.name, kernel) {
                 Ok(place) => {
-                    leftovers.extend(places::leftovers(hierarchy, &name, &place.group));
-                    if place.controllers.contains(&Controller::Cpu) {
-                        let (file, weight) =
-                            if place.version == Version::Two { ("cpu.weight", WEIGHT.0) } else { ("cpu.shares", WEIGHT.1) };
-                        // Without it functions weigh as much as the rest, and everything else holds.
-                        let _ = put(&place.group, file, weight);
-                    }
+                    leftovers.extend(places::leftovers(hierarchy, &groups.name));
                     groups.places.push(place);
                 }
                 Err(reason) => groups.reasons.push(reason),
@@ -206,17 +202,17 @@ impl Groups {
         let mut group = Group { parts: vec![], send: remover.send.clone() };
         for place in &self.places {
             let path = self.make(place)?;
-            group.parts.push(Place { group: path, ..place.clone() });
+            group.parts.push(Place { path, ..place.clone() });
         }
         for part in &group.parts {
-            put(&part.group, "cgroup.procs", &pid.to_string())?;
+            put(&part.path, "cgroup.procs", &pid.to_string())?;
         }
         Ok(Some(group))
     }
 
     fn make(&self, place: &Place) -> io::Result<PathBuf> {
         loop {
-            let path = place.group.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
+            let path = place.path.join(format!("{}-{}", self.name, self.next.fetch_add(1, Ordering::Relaxed)));
             match (self.kernel.make)(&path) {
                 Ok(()) => return Ok(path),
                 // Left by an earlier run and not yet removed.
@@ -237,7 +233,7 @@ impl Drop for Groups {
     /// Waits, shortly, until groups without members are gone.
     fn drop(&mut self) {
         let Some(Remover { send, thread }) = self.remover.take() else { return };
-        let _ = send.send(Order::Close(self.places.iter().map(|place| place.group.clone()).collect()));
+        let _ = send.send(Order::Close);
         let _ = thread.join();
     }
 }
@@ -285,7 +281,7 @@ impl Group {
     /// # Errors
     /// When the kernel refuses one. The others are then not all set, and the process is not to be let run.
     pub fn bound(&self, memory: u64, share_percent: u32, processes: u32) -> io::Result<()> {
-        for Place { version, group, controllers } in &self.parts {
+        for Place { version, path: group, controllers } in &self.parts {
             for controller in controllers {
                 match (version, controller) {
                     (Version::Two, Controller::Memory) => {
@@ -326,14 +322,20 @@ impl Group {
     pub fn out_of_memory(&self) -> bool {
         self.parts.iter().filter(|part| part.controllers.contains(&Controller::Memory)).any(|part| {
             let file = if part.version == Version::Two { "memory.events" } else { "memory.oom_control" };
-            let text = fs::read_to_string(part.group.join(file)).unwrap_or_default();
+            let text = fs::read_to_string(part.path.join(file)).unwrap_or_default();
             text.lines().filter_map(|line| line.strip_prefix("oom_kill ")).any(|count| count.trim() != "0")
         })
     }
 
     /// Is its CPU share held by it?
     pub fn holds_share(&self) -> bool {
-        self.parts.iter().any(|part| part.controllers.contains(&Controller::Cpu))
+        self.weight().is_some()
+    }
+
+    /// Its weight against others, if it has one.
+    pub(crate) fn weight(&self) -> Option<Weight> {
+        let part = self.parts.iter().find(|part| part.controllers.contains(&Controller::Cpu))?;
+        Some(Weight { version: part.version, group: part.path.clone() })
     }
 
     /// Is its memory held by it?
@@ -346,8 +348,32 @@ impl Drop for Group {
     fn drop(&mut self) {
         for part in self.parts.drain(..) {
             // Fails only when the node's end has come before; the next start removes it.
-            let _ = self.send.send(Order::Remove(part.group));
+            let _ = self.send.send(Order::Remove(part.path));
         }
+    }
+}
+
+/// The weight of one function against all else that wants the CPU.
+#[derive(Clone, Debug)]
+pub(crate) struct Weight {
+    version: Version,
+    group: PathBuf,
+}
+
+impl Weight {
+    /// Lowers or raises it again.
+    pub(crate) fn set(&self, is_busy: bool) -> io::Result<()> {
+        let (two, one) = WEIGHTS[usize::from(is_busy)];
+        match self.version {
+            Version::Two => put(&self.group, "cpu.weight", two),
+            Version::One => put(&self.group, "cpu.shares", one),
+        }
+    }
+
+    /// How often the kernel has stopped the group until its share began anew: `nr_throttled 17` in cpu.stat, in both versions.
+    pub(crate) fn throttled(&self) -> u64 {
+        let text = fs::read_to_string(self.group.join("cpu.stat")).unwrap_or_default();
+        text.lines().find_map(|line| line.strip_prefix("nr_throttled ")?.trim().parse().ok()).unwrap_or(0)
     }
 }
 
@@ -387,8 +413,8 @@ fn if_there(put: io::Result<()>) -> io::Result<()> {
 #[derive(Debug)]
 enum Order {
     Remove(PathBuf),
-    /// The node ends; these last.
-    Close(Vec<PathBuf>),
+    /// The node ends.
+    Close,
 }
 
 /// A thread that removes groups. It sleeps while there is nothing to remove.
@@ -429,8 +455,8 @@ fn remove_all(orders: &mpsc::Receiver<Order>, kernel: Kernel) {
         let now = Instant::now();
         match order {
             Ok(Order::Remove(path)) => waiting.push(Waiting { path, since: now, pause: PAUSE.0, again: now }),
-            Ok(Order::Close(last)) => return close(waiting, last, kernel),
-            Err(RecvTimeoutError::Disconnected) => return close(waiting, vec![], kernel),
+            Ok(Order::Close) => return close(waiting, kernel),
+            Err(RecvTimeoutError::Disconnected) => return close(waiting, kernel),
             Err(RecvTimeoutError::Timeout) => {}
         }
         waiting.retain_mut(|one| one.again > now || !one.try_once(now, REMOVAL_DEADLINE, kernel));
@@ -459,10 +485,10 @@ impl Waiting {
     }
 }
 
-/// Removes what can be removed at once or soon, groups of functions before the groups that hold them.
-fn close(waiting: Vec<Waiting>, last: Vec<PathBuf>, kernel: Kernel) {
+/// Removes what can be removed at once or soon.
+fn close(waiting: Vec<Waiting>, kernel: Kernel) {
     let end = Instant::now() + CLOSING_DEADLINE;
-    let mut paths: Vec<PathBuf> = waiting.into_iter().map(|one| one.path).chain(last).collect();
+    let mut paths: Vec<PathBuf> = waiting.into_iter().map(|one| one.path).collect();
     loop {
         paths.retain(|path| (kernel.remove)(path).is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy));
         if paths.is_empty() || Instant::now() >= end {

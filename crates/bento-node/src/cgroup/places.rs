@@ -92,7 +92,10 @@ fn unescaped(text: &str) -> String {
         .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
-/// Prepares the group of all functions in one hierarchy, for those of the controllers that are wanted.
+/// Prepares one hierarchy for functions' groups, with those of the controllers that are wanted.
+///
+/// All groups stand side by side, with none around them: that would be scheduled as a whole, so that a function that keeps it busy takes
+/// the turn of all others in it. With five spinning functions beside it, a quiet one waited longer in such a group than without any.
 pub(super) fn prepare(hierarchy: &Hierarchy, wanted: &[Controller], name: &str, kernel: Kernel) -> Result<Place, Reason> {
     match hierarchy.version {
         Version::One => prepare_one(hierarchy, wanted, name, kernel),
@@ -109,14 +112,19 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> Reason + '_ {
 }
 
 fn prepare_one(hierarchy: &Hierarchy, wanted: &[Controller], name: &str, kernel: Kernel) -> Result<Place, Reason> {
-    let group = hierarchy.own.join(name);
-    make(&group, kernel).map_err(failed(&group))?;
+    try_out(&hierarchy.own, name, kernel)?;
     let controllers = hierarchy.controllers.iter().copied().filter(|one| wanted.contains(one)).collect();
-    Ok(Place { version: Version::One, group, controllers })
+    Ok(Place { version: Version::One, path: hierarchy.own.clone(), controllers })
 }
 
-/// Version 2: this process moves to a leaf of its own, then the controllers are handed down, first to the group of all functions and there to
-/// the groups of each. Where that does not work, everything is as it was before.
+/// Makes a group and removes it.
+fn try_out(base: &Path, name: &str, kernel: Kernel) -> Result<(), Reason> {
+    let group = base.join(format!("{name}-try"));
+    make(&group, kernel).and_then(|()| (kernel.remove)(&group)).map_err(failed(&group))
+}
+
+/// Version 2: this process moves to a leaf of its own, then the controllers are handed down. Where that does not work, everything is as it was
+/// before.
 fn prepare_two(hierarchy: &Hierarchy, wanted: &[Controller], name: &str, kernel: Kernel) -> Result<Place, Reason> {
     // Set up so by systemd (DelegateSubgroup=), or this process has moved already.
     let is_in_leaf = hierarchy.own.file_name().is_some_and(|own| own == LEAF);
@@ -125,7 +133,7 @@ fn prepare_two(hierarchy: &Hierarchy, wanted: &[Controller], name: &str, kernel:
         _ => &hierarchy.own,
     };
     let controllers = offered(base, wanted)?;
-    let (leaf, group, members) = (base.join(LEAF), base.join(name), base.join("cgroup.procs"));
+    let (leaf, members) = (base.join(LEAF), base.join("cgroup.procs"));
     let own = std::process::id().to_string();
     if !is_in_leaf {
         let others = fs::read_to_string(&members).map_err(failed(&members))?.lines().filter(|pid| *pid != own).count();
@@ -138,19 +146,13 @@ fn prepare_two(hierarchy: &Hierarchy, wanted: &[Controller], name: &str, kernel:
             return Err(failed(&leaf)(error));
         }
     }
-    let handed_down = || -> Result<(), Reason> {
-        hand_down(base, &controllers)?;
-        make(&group, kernel).map_err(failed(&group))?;
-        hand_down(&group, &controllers)
-    };
-    if let Err(reason) = handed_down() {
-        let _ = (kernel.remove)(&group);
+    if let Err(reason) = hand_down(base, &controllers).and_then(|()| try_out(base, name, kernel)) {
         if !is_in_leaf && put(base, "cgroup.procs", &own).is_ok() {
             let _ = (kernel.remove)(&leaf);
         }
         return Err(reason);
     }
-    Ok(Place { version: Version::Two, group, controllers })
+    Ok(Place { version: Version::Two, path: base.to_owned(), controllers })
 }
 
 /// Those of the wanted controllers that were handed down to a group of version 2.
@@ -192,28 +194,22 @@ pub(super) fn could_prepare(hierarchy: &Hierarchy, wanted: &[Controller]) -> Res
     }
 }
 
-/// Groups that an earlier run of this node left: what is in the group of all functions, and groups of all functions elsewhere in the
-/// hierarchy, with what is in them, since that run may have been started from another group. Inner ones come before outer ones.
-pub(super) fn leftovers(hierarchy: &Hierarchy, name: &str, current: &Path) -> Vec<PathBuf> {
+/// Groups that an earlier run of this node left, wherever in the hierarchy: that run may have been started from another group.
+pub(super) fn leftovers(hierarchy: &Hierarchy, name: &str) -> Vec<PathBuf> {
+    let is_ours = |path: &Path| {
+        let rest = path.file_name().and_then(|file| file.to_str()).and_then(|file| file.strip_prefix(name)?.strip_prefix('-'));
+        rest.is_some_and(|rest| rest == "try" || !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
+    };
     let mut found = Vec::new();
     let (mut level, mut seen) = (vec![hierarchy.mount.clone()], 0);
     for _ in 0..SEARCH_MAX.0 {
         let mut next = Vec::new();
-        for directory in level {
-            for child in directories(&directory) {
-                seen += 1;
-                if seen > SEARCH_MAX.1 {
-                    return found;
-                }
-                if child.file_name().is_none_or(|file| file != name) {
-                    next.push(child);
-                    continue;
-                }
-                found.extend(directories(&child));
-                if child != current {
-                    found.push(child);
-                }
+        for child in level.iter().flat_map(|directory| directories(directory)) {
+            seen += 1;
+            if seen > SEARCH_MAX.1 {
+                return found;
             }
+            if is_ours(&child) { found.push(child) } else { next.push(child) }
         }
         level = next;
     }

@@ -59,11 +59,11 @@ fn version_one() -> Option<Vec<Hierarchy>> {
     None
 }
 
-/// Directories of a state directory's groups that are there.
+/// A state directory's groups that are there.
 fn groups_of(hierarchies: &[Hierarchy], state: &Path) -> Vec<PathBuf> {
     let status = fs::metadata(state).unwrap();
     let name = format!("bento-{:x}-{:x}", status.dev(), status.ino());
-    hierarchies.iter().map(|hierarchy| hierarchy.own.join(&name)).filter(|group| group.exists()).collect()
+    hierarchies.iter().flat_map(|hierarchy| places::leftovers(hierarchy, &name)).collect()
 }
 
 #[test]
@@ -135,15 +135,19 @@ fn leftovers_of_the_same_state_directory_are_removed_and_those_of_others_are_not
     // As one that was killed: nothing is cleared up.
     let killed = Groups::found(&hierarchies, state.path(), KERNEL);
     let left = killed.enter(process.pid()).unwrap().unwrap();
-    let paths: Vec<PathBuf> = left.parts.iter().map(|part| part.group.clone()).collect();
+    let paths: Vec<PathBuf> = left.parts.iter().map(|part| part.path.clone()).collect();
+    let killed_name = killed.name.clone();
     std::mem::forget((killed, left));
-    // And one that ran in another place of the hierarchy.
+    // And one that ran in another place of the hierarchy, beside what only looks so.
     let elsewhere = hierarchies[0].own.join(format!("elsewhere-{}", std::process::id()));
-    let name = paths[0].parent().unwrap().file_name().unwrap().to_owned();
-    fs::create_dir_all(elsewhere.join(&name).join("0")).unwrap();
+    let (was_ours, is_not) = (elsewhere.join(format!("{killed_name}-7")), elsewhere.join(format!("{killed_name}7-7")));
+    fs::create_dir(&elsewhere).unwrap();
+    fs::create_dir(&was_ours).unwrap();
+    fs::create_dir(&is_not).unwrap();
 
     let groups = Groups::found(&hierarchies, state.path(), KERNEL);
-    wait_until("what ran elsewhere is removed", || !elsewhere.join(&name).exists());
+    wait_until("what ran elsewhere is removed", || !was_ours.exists());
+    fs::remove_dir(&is_not).unwrap();
     fs::remove_dir(&elsewhere).unwrap();
     // A new group is not the one that is left, as long as a process is in that.
     let mut fresh_process = python("");
@@ -152,8 +156,8 @@ fn leftovers_of_the_same_state_directory_are_removed_and_those_of_others_are_not
     process.go();
     process.0.wait().unwrap();
     wait_until("what was left is removed", || paths.iter().all(|path| !path.exists()));
-    assert!(fresh.parts.iter().all(|part| part.group.exists()));
-    assert!(other_group.parts.iter().all(|part| part.group.exists()));
+    assert!(fresh.parts.iter().all(|part| part.path.exists()));
+    assert!(other_group.parts.iter().all(|part| part.path.exists()));
     fresh_process.go();
     fresh_process.0.wait().unwrap();
     drop((fresh, groups, other_process, other_group, other));
@@ -168,7 +172,7 @@ fn a_group_goes_when_its_process_has_gone_and_not_before() {
     let groups = Groups::found(&hierarchies, state.path(), KERNEL);
     let mut process = python("");
     let group = groups.enter(process.pid()).unwrap().unwrap();
-    let paths: Vec<PathBuf> = group.parts.iter().map(|part| part.group.clone()).collect();
+    let paths: Vec<PathBuf> = group.parts.iter().map(|part| part.path.clone()).collect();
     drop(group);
     thread::sleep(PAUSE.0 * 10);
     assert!(paths.iter().all(|path| path.exists()));
@@ -211,7 +215,7 @@ fn a_share_is_a_quota_of_at_least_what_the_kernel_takes_and_all_there_is_is_none
 }
 
 /// What the kernel puts into each new group of version 2, as far as it is used here.
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "cgroup.procs",
     "cgroup.controllers",
     "cgroup.subtree_control",
@@ -221,6 +225,7 @@ const FILES: [&str; 10] = [
     "memory.events",
     "cpu.max",
     "cpu.weight",
+    "cpu.stat",
     "pids.max",
 ];
 
@@ -267,13 +272,12 @@ fn in_version_two_the_node_moves_to_a_leaf_and_a_function_gets_bounds() {
     let state = tempfile::tempdir().unwrap();
     let groups = Groups::found(std::slice::from_ref(&hierarchy), state.path(), IMITATED);
     assert_eq!(groups.holds(), "memory by cgroup v2 and RLIMIT_AS, CPU share by cgroup v2, tasks by cgroup v2 and RLIMIT_NPROC");
-    let (own, all) = (&hierarchy.own, groups.places[0].group.clone());
+    let own = &hierarchy.own;
     assert_eq!(text(own.join("bento-node/cgroup.procs")), std::process::id().to_string());
     assert_eq!(text(own.join("cgroup.subtree_control")), "+memory +cpu +pids");
-    assert_eq!((text(all.join("cgroup.subtree_control")), text(all.join("cpu.weight"))), ("+memory +cpu +pids".into(), WEIGHT.0.into()));
     let group = groups.enter(4711).unwrap().unwrap();
     group.bound(64 * MIB, 20, 16).unwrap();
-    let part = all.join("0");
+    let part = own.join(format!("{}-0", groups.name));
     let expected =
         [("cgroup.procs", "4711"), ("memory.max", "67108864"), ("memory.swap.max", "0"), ("cpu.max", "4000 20000"), ("pids.max", "16")];
     for (file, expected) in expected.into_iter().chain([("memory.oom.group", "1")]) {
@@ -283,6 +287,15 @@ fn in_version_two_the_node_moves_to_a_leaf_and_a_function_gets_bounds() {
     assert!(!group.out_of_memory());
     fs::write(part.join("memory.events"), "low 0\nhigh 0\nmax 7\noom 1\noom_kill 1\noom_group_kill 1\n").unwrap();
     assert!(group.out_of_memory());
+    let weight = group.weight().unwrap();
+    for (is_busy, expected) in [(true, WEIGHTS[1].0), (false, WEIGHTS[0].0)] {
+        fs::write(part.join("cpu.weight"), "").unwrap();
+        weight.set(is_busy).unwrap();
+        assert_eq!(text(part.join("cpu.weight")), expected);
+    }
+    assert_eq!(weight.throttled(), 0);
+    fs::write(part.join("cpu.stat"), "usage_usec 1\nnr_periods 9\nnr_throttled 3\nthrottled_usec 5\n").unwrap();
+    assert_eq!(weight.throttled(), 3);
     drop(group);
     thread::sleep(PAUSE.0 * 10);
     assert!(part.exists(), "a process is in it");
@@ -291,12 +304,12 @@ fn in_version_two_the_node_moves_to_a_leaf_and_a_function_gets_bounds() {
     // Killed, and started again by the same service: in the group above again, with its groups still there.
     fs::write(own.join("bento-node/cgroup.procs"), "").unwrap();
     let left = groups.enter(4712).unwrap().unwrap();
+    let part = left.parts[0].path.clone();
     std::mem::forget((left, groups));
-    fs::write(all.join("1/cgroup.procs"), "").unwrap();
+    fs::write(part.join("cgroup.procs"), "").unwrap();
     let groups = Groups::found(std::slice::from_ref(&hierarchy), state.path(), IMITATED);
-    wait_until("what was left is removed", || !all.join("1").exists());
+    wait_until("what was left is removed", || !part.exists());
     drop(groups);
-    assert!(!all.exists());
 }
 
 #[test]
@@ -307,7 +320,7 @@ fn a_leaf_made_by_the_service_manager_is_known() {
     (IMITATED.make)(&hierarchy.own).unwrap();
     fs::write(hierarchy.own.join("cgroup.procs"), std::process::id().to_string()).unwrap();
     let groups = Groups::found(&[hierarchy], root.path(), IMITATED);
-    assert_eq!(groups.places[0].group.parent(), Some(&*root.path().join("bentod.service")));
+    assert_eq!(groups.places[0].path, root.path().join("bentod.service"));
     assert!(!groups.holds_share());
     assert!(groups.holds().contains("CPU share by the node"), "{}", groups.holds());
 }
