@@ -37,7 +37,7 @@ impl Running {
 }
 
 fn wait_until(what: &str, holds: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_secs(60);
     while !holds() {
         assert!(Instant::now() < end, "{what}");
         thread::sleep(Duration::from_millis(2));
@@ -98,14 +98,14 @@ fn who_spins_gets_its_share_and_who_is_not_bounded_more() {
     let groups = Groups::found(&hierarchies, state.path(), KERNEL);
     let (mut bounded, mut free) = (python("while True: pass"), python("while True: pass"));
     let (group, _free_group) = (groups.enter(bounded.pid()).unwrap().unwrap(), groups.enter(free.pid()).unwrap().unwrap());
-    group.bound(64 * MIB, 20, 16).unwrap();
+    group.bound(64 * MIB, 5, 16).unwrap();
     bounded.go();
     free.go();
-    wait_until("both spin", || bounded.cpu() > Duration::from_millis(100) && free.cpu() > Duration::from_millis(100));
     let (began, before, free_before) = (Instant::now(), bounded.cpu(), free.cpu());
-    thread::sleep(Duration::from_secs(2));
+    // However busy the machine is, this one gets there.
+    wait_until("the free one runs", || free.cpu() - free_before > Duration::from_secs(1));
     let (used, free_used) = (bounded.cpu() - before, free.cpu() - free_before);
-    let allowed = began.elapsed().mul_f64(0.2) + Duration::from_millis(100);
+    let allowed = began.elapsed().mul_f64(0.05) + Duration::from_millis(100);
     assert!(used <= allowed, "{used:?} of {allowed:?}");
     assert!(free_used > used, "{free_used:?} and {used:?}");
 }
