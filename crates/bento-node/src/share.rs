@@ -211,7 +211,7 @@ impl Drop for Shares {
         let mut state = self.0.state();
         state.is_closed = true;
         for process in state.held.values_mut() {
-            process.let_run();
+            process.let_go();
         }
         state.held.clear();
         state.due.clear();
@@ -248,7 +248,7 @@ impl Drop for Held {
         let mut state = self.shared.state();
         if let Some(mut process) = state.held.remove(&self.number) {
             state.due.remove(&(process.due, self.number));
-            process.let_run();
+            process.let_go();
         }
     }
 }
@@ -258,6 +258,14 @@ impl Process {
         if std::mem::take(&mut self.is_stopped) {
             // Fails only when it is gone.
             let _ = pidfd_send_signal(&self.pidfd, Signal::CONT);
+        }
+    }
+
+    /// As if it had never been held.
+    fn let_go(&mut self) {
+        self.let_run();
+        if std::mem::take(&mut self.wants.is_busy) && used(self.pid, &self.pidfd).is_some() {
+            let _ = self.wants.weight.set(self.pid, false);
         }
     }
 
@@ -596,6 +604,17 @@ mod tests {
         assert_eq!(nice_of(pids[1]), "0");
         wait_until("it rests", || nice_of(pids[0]) == "0");
         assert_eq!(nice_of(pids[1]), "0");
+        // One that is held no longer has its usual weight again.
+        let mut spins = start("100");
+        let pid = spins.0.id();
+        wait_until("it is started", || fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() == "python3\n");
+        let held = shares.hold(pid, all(), None).unwrap();
+        drop(spins.0.stdin.take());
+        wait_until("it yields", || nice_of(pid) == NICE);
+        // An ordinary user sets weights once in a tenth of a second.
+        thread::sleep(Duration::from_millis(200));
+        drop(held);
+        assert_eq!(nice_of(pid), "0");
     }
 
     #[test]
