@@ -203,6 +203,16 @@ fn without_permission_nothing_is_held_by_groups_and_nothing_fails() {
 }
 
 #[test]
+fn what_would_hold_is_what_holds() {
+    let state = tempfile::tempdir().unwrap();
+    let would = Groups::would_hold();
+    let holds = Groups::new(state.path()).holds();
+    let bounds = |said: &str| said.split(" (/").next().unwrap().to_owned();
+    assert_eq!(bounds(&would), bounds(&holds));
+    assert!(bounds(&holds).starts_with("memory by "), "{holds}");
+}
+
+#[test]
 fn a_share_is_a_quota_of_at_least_what_the_kernel_takes_and_all_there_is_is_none() {
     assert_eq!(quota(20), (Some(4_000), 20_000));
     assert_eq!(quota(5), (Some(1_000), 20_000));
