@@ -44,6 +44,10 @@ const WEIGHED: Duration = Duration::from_millis(100);
 /// Percent of the time in which a process runs or waits for a processor: from the first on it yields, below the second no more.
 const WANTS: (u64, u64) = (80, 50);
 
+/// Percent of one processor that it must really have used to yield: where the CPU is short, a process that answers and sleeps waits for most of
+/// its time as well. Of many that spin, those that do not yet yield get the more the fewer they are, so that each comes to this.
+const USES: u64 = 15;
+
 /// Of a session, when it yields: a thirtieth of the usual weight.
 const NICE: &str = "15";
 
@@ -59,8 +63,8 @@ const TOGETHER: Duration = Duration::from_millis(100);
 /// So long a process may have slept for what it may use at once.
 const BURST: Duration = Duration::from_millis(100);
 
-/// Longest stop. Nothing was looked at for longer than usual if this is reached, and that is not the function's fault.
-const STOP_MAX: Duration = Duration::from_secs(1);
+/// Longest stop. If this is reached, nothing was looked at for longer than usual, and what is beyond it is let pass.
+const STOP_MAX: Duration = Duration::from_secs(5);
 
 /// Holds processes to their shares.
 pub struct Shares(Arc<Shared>);
@@ -301,11 +305,12 @@ impl Wants {
         let (threads, throttled) = (threads(pid), self.weight.throttled());
         let before = |name: &String| self.threads.get(name).copied().unwrap_or(0);
         let ran_or_waited: u64 = threads.iter().map(|(name, time)| time.saturating_sub(before(name))).sum();
-        // Threads that ended are missing there, and what they used is counted here.
-        let wanted = Duration::from_nanos(ran_or_waited).max(used.saturating_sub(self.used));
-        let percent = wanted.as_micros() * 100 / elapsed.as_micros();
+        let percent = |time: Duration| time.as_micros() * 100 / elapsed.as_micros();
+        let uses = percent(used.saturating_sub(self.used));
+        // Threads that ended are missing in the one, and not in the other.
+        let wants = percent(Duration::from_nanos(ran_or_waited)).max(uses);
         let was_kept = self.was_stopped || throttled > self.throttled;
-        let is_busy = was_kept || percent >= u128::from(if self.is_busy { WANTS.1 } else { WANTS.0 });
+        let is_busy = was_kept || if self.is_busy { wants >= WANTS.1.into() } else { wants >= WANTS.0.into() && uses >= USES.into() };
         (self.seen, self.used, self.threads, self.throttled, self.was_stopped) = (now, used, threads, throttled, false);
         if is_busy != self.is_busy {
             match self.weight.set(pid, is_busy) {
@@ -498,7 +503,7 @@ mod tests {
         // However busy the machine is, this one gets there.
         wait_until("the free one runs", || of(&free) - free_before > Duration::from_secs(1));
         let (used, free_used) = (of(&bounded) - before, of(&free) - free_before);
-        let allowed = began.elapsed().mul_f64(0.05) + Duration::from_millis(100);
+        let allowed = began.elapsed().mul_f64(0.05) + Duration::from_millis(300);
         assert!(used <= allowed, "{used:?} of {allowed:?}");
         assert!(free_used > used, "{free_used:?} and {used:?}");
         // What cannot be told apart from this program itself is not made to yield.
@@ -517,9 +522,9 @@ mod tests {
                 drop(Shares(Arc::clone(&shares.0)));
             }
             drop(held);
-            wait_until("it runs", || state_of(pid) == 'R');
+            wait_until("it goes on", || state_of(pid) != 'T');
             thread::sleep(BUSY * 3);
-            assert_eq!(state_of(pid), 'R');
+            assert_ne!(state_of(pid), 'T');
         }
     }
 
@@ -533,7 +538,7 @@ mod tests {
         let held = shares.hold(inside, 5, None).unwrap();
         wait_until("it is stopped", || state_of(inside) == 'T');
         drop(held);
-        wait_until("it runs", || state_of(inside) == 'R');
+        wait_until("it goes on", || state_of(inside) != 'T');
     }
 
     #[test]
@@ -582,14 +587,15 @@ mod tests {
 
     #[test]
     fn a_busy_process_yields_until_it_rests_and_one_that_only_answers_does_not() {
-        // Spins from when its input ends, for so long, and then wakes up now and then, as one that answers does.
-        let start = |seconds: &str| {
-            let code = "import sys, time\nsys.stdin.read()\nend = time.monotonic() + SECONDS\nwhile time.monotonic() < end: pass\n\
-                        while True: time.sleep(0.01)";
+        // Spins from when its input ends until there is a file, and then wakes up now and then, as one that answers does.
+        let directory = tempfile::tempdir().unwrap();
+        let (enough, never) = (directory.path().join("enough"), directory.path().join("never"));
+        let start = |until: &std::path::Path| {
+            let code = "import os, sys, time\nsys.stdin.read()\nwhile not os.path.exists(sys.argv[1]): pass\nwhile True: time.sleep(0.05)";
             let mut command = Command::new("setsid");
-            Running(command.args(["python3", "-c", &code.replace("SECONDS", seconds)]).stdin(Stdio::piped()).spawn().unwrap())
+            Running(command.args(["python3", "-c", code]).arg(until).stdin(Stdio::piped()).spawn().unwrap())
         };
-        let (mut spins, mut answers) = (start("2"), start("0"));
+        let (mut spins, mut answers) = (start(&enough), start(directory.path()));
         let pids = [spins.0.id(), answers.0.id()];
         // Each is in a session of its own by then.
         wait_until("both are started", || pids.iter().all(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() == "python3\n"));
@@ -602,10 +608,11 @@ mod tests {
         drop((spins.0.stdin.take(), answers.0.stdin.take()));
         wait_until("it yields", || nice_of(pids[0]) == NICE);
         assert_eq!(nice_of(pids[1]), "0");
+        fs::write(&enough, "").unwrap();
         wait_until("it rests", || nice_of(pids[0]) == "0");
         assert_eq!(nice_of(pids[1]), "0");
         // One that is held no longer has its usual weight again.
-        let mut spins = start("100");
+        let mut spins = start(&never);
         let pid = spins.0.id();
         wait_until("it is started", || fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() == "python3\n");
         let held = shares.hold(pid, all(), None).unwrap();

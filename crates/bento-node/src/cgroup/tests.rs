@@ -105,7 +105,7 @@ fn who_spins_gets_its_share_and_who_is_not_bounded_more() {
     // However busy the machine is, this one gets there.
     wait_until("the free one runs", || free.cpu() - free_before > Duration::from_secs(1));
     let (used, free_used) = (bounded.cpu() - before, free.cpu() - free_before);
-    let allowed = began.elapsed().mul_f64(0.05) + Duration::from_millis(100);
+    let allowed = began.elapsed().mul_f64(0.05) + Duration::from_millis(200);
     assert!(used <= allowed, "{used:?} of {allowed:?}");
     assert!(free_used > used, "{free_used:?} and {used:?}");
 }
