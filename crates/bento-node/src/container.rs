@@ -88,7 +88,7 @@ impl Container {
         room: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
     ) -> Result<Arc<Self>, StartError> {
         let container = Arc::new(Self {
-            meter: Arc::new(Meter::new(grant.traffic().as_bytes())),
+            meter: Arc::new(Meter::new(grant.traffic().as_bytes(), crate::meter::UNBOUNDED)),
             connections: Arc::new(Semaphore::new((grant.descriptors() as usize).min(node.limits.connections.div_ceil(SHARE)))),
             invocations: Arc::new(Semaphore::new(grant.invocations() as usize)),
             bundle,

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
+pub mod cgroup;
 pub mod check;
 pub mod config;
 pub mod container;
@@ -18,3 +19,4 @@ pub mod meter;
 pub mod node;
 pub mod pool;
 pub mod process;
+pub mod share;

@@ -1,4 +1,7 @@
-//! Bytes counted against a grant, and the copying that counts them.
+//! Bytes counted against a grant and slowed to its rate, and the copying that does both.
+//!
+//! What has passed is never more than the limit, and never more in any second than a second's rate twice: a second's worth may have been saved
+//! up. It does not know what the bytes are or between whom they pass.
 
 use std::{
     io,
@@ -8,46 +11,124 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    time::sleep,
+    sync::Mutex,
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 /// Bytes read at once. Four of Tor's largest TLS records; more gains nothing measurable over a circuit.
 pub const CHUNK_BYTES: usize = 32 * 1024;
 
-/// Counts the bytes of all streams of one container.
+/// What may be saved up while nothing passes: the rate is an average over this.
+const BURST: Duration = Duration::from_secs(1);
+
+/// Chunks that a second's rate is cut into at least, so that a slow stream flows and its neighbours' turn comes.
+const CHUNKS_A_SECOND: u64 = 16;
+
+/// As a rate: none.
+pub const UNBOUNDED: u64 = u64::MAX;
+
+/// Which way bytes pass, as seen by the function.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Way {
+    /// From it to its client or to elsewhere.
+    Sent,
+    /// To it.
+    Received,
+}
+
+/// Counts and slows the bytes of all streams of one container.
 #[derive(Debug)]
 pub struct Meter {
     used: AtomicU64,
+    sent: AtomicU64,
     limit: u64,
+    rate: u64,
+    /// When nothing was left of what may pass; what may pass now has come since. Streams wait for this lock in the order in which they came,
+    /// each with one chunk: that is what makes them equal.
+    emptied: Mutex<Option<Instant>>,
     /// Raised when more was asked for than is left.
     pub exhausted: CancellationToken,
 }
 
 impl Meter {
-    /// So many bytes may pass.
-    pub fn new(limit: u64) -> Self {
-        Self { used: AtomicU64::new(0), limit, exhausted: CancellationToken::new() }
-    }
-
-    /// Counts bytes before they are passed on. What would go beyond the limit is not counted and must not be passed on.
-    ///
-    /// # Errors
-    /// When less is left.
-    pub fn take(&self, bytes: usize) -> io::Result<()> {
-        let add = |used: u64| used.checked_add(bytes as u64).filter(|sum| *sum <= self.limit);
-        match self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add) {
-            Ok(_) => Ok(()),
-            Err(_) => {
-                self.exhausted.cancel();
-                Err(io::Error::other("traffic is used up"))
-            }
+    /// So many bytes may pass in all, and so many a second.
+    pub fn new(limit: u64, rate: u64) -> Self {
+        Self {
+            used: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            limit,
+            rate: rate.max(1),
+            emptied: Mutex::default(),
+            exhausted: CancellationToken::new(),
         }
     }
 
-    /// Bytes so far.
+    /// Waits until so many bytes may pass, and counts them. To be called before they are passed on; who gives up waiting has used nothing.
+    ///
+    /// # Errors
+    /// When less is left of the limit. What would go beyond it is not counted and must not be passed on.
+    pub async fn pass(&self, way: Way, bytes: usize) -> io::Result<()> {
+        if self.rate != UNBOUNDED && self.is_left(bytes) {
+            let mut emptied = self.emptied.lock().await;
+            // Before the first byte, and after a long silence, a whole burst is there.
+            let now = Instant::now();
+            let full = now.checked_sub(BURST).unwrap_or(now);
+            let until = emptied.map_or(full, |emptied| emptied.max(full)) + self.time_of(bytes);
+            // Others may have used the limit up meanwhile, and nobody waits for what cannot pass anyway.
+            if self.is_left(bytes) {
+                if until > now {
+                    sleep_until(until).await;
+                }
+                // No wait from here on: either all of it is done or nothing.
+                *emptied = Some(until);
+            }
+        }
+        self.count(way, bytes)
+    }
+
+    fn is_left(&self, bytes: usize) -> bool {
+        self.used().checked_add(bytes as u64).is_some_and(|sum| sum <= self.limit)
+    }
+
+    /// The time that so many bytes take at the rate.
+    fn time_of(&self, bytes: usize) -> Duration {
+        let nanos = u128::from(bytes as u64) * 1_000_000_000 / u128::from(self.rate);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    fn count(&self, way: Way, bytes: usize) -> io::Result<()> {
+        let bytes = bytes as u64;
+        let add = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
+        if self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_err() {
+            self.exhausted.cancel();
+            return Err(io::Error::other("traffic is used up"));
+        }
+        if way == Way::Sent {
+            self.sent.fetch_add(bytes, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Most bytes that a stream should ask for at once.
+    pub fn chunk_bytes(&self) -> usize {
+        usize::try_from(self.rate / CHUNKS_A_SECOND).unwrap_or(CHUNK_BYTES).clamp(1, CHUNK_BYTES)
+    }
+
+    /// Bytes so far, both ways together.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// Of these, bytes that the function sent.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Of these, bytes that the function received.
+    pub fn received(&self) -> u64 {
+        // Both are counted one after the other, so that for a moment the parts may not be those of the sum.
+        self.used().saturating_sub(self.sent())
     }
 }
 
@@ -55,7 +136,8 @@ impl Meter {
 /// long for those, and yet a function that closes its socket shall not lose the place of it to a host that never closes.
 const HALF_OPEN: Duration = Duration::from_secs(120);
 
-/// Copies until the end of `from`, then ends `to` and raises `half`. Counts before passing on; waits for the slower side, holding one chunk.
+/// Copies until the end of `from`, then ends `to` and raises `half`. Counts before passing on; waits for the slower side and for the rate,
+/// holding one chunk.
 ///
 /// # Errors
 /// When a side fails, the meter is exhausted, or `from` is silent for long after `half` was raised.
@@ -63,9 +145,10 @@ async fn copy(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     meter: &Meter,
+    way: Way,
     half: &CancellationToken,
 ) -> io::Result<()> {
-    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut chunk = vec![0; meter.chunk_bytes()];
     loop {
         let silent = async {
             half.cancelled().await;
@@ -80,18 +163,22 @@ async fn copy(
             half.cancel();
             return to.shutdown().await;
         }
-        meter.take(bytes)?;
+        meter.pass(way, bytes).await?;
         to.write_all(&chunk[..bytes]).await?;
     }
 }
 
-/// Copies both ways until both have ended, one has failed, or one has ended and the other is silent for long.
-pub async fn join(one: impl AsyncRead + AsyncWrite + Unpin, other: impl AsyncRead + AsyncWrite + Unpin, meter: &Meter) {
-    let (mut one_reads, mut one_writes) = tokio::io::split(one);
-    let (mut other_reads, mut other_writes) = tokio::io::split(other);
+/// Copies both ways, between a function and somewhere else, until both have ended, one has failed, or one has ended and the other is silent
+/// for long.
+pub async fn join(function: impl AsyncRead + AsyncWrite + Unpin, far: impl AsyncRead + AsyncWrite + Unpin, meter: &Meter) {
+    let (mut function_reads, mut function_writes) = tokio::io::split(function);
+    let (mut far_reads, mut far_writes) = tokio::io::split(far);
     let half = CancellationToken::new();
     // A failure of one direction ends both: the sockets are dropped, and each side sees its end.
-    let _ = tokio::try_join!(copy(&mut one_reads, &mut other_writes, meter, &half), copy(&mut other_reads, &mut one_writes, meter, &half));
+    let _ = tokio::try_join!(
+        copy(&mut function_reads, &mut far_writes, meter, Way::Sent, &half),
+        copy(&mut far_reads, &mut function_writes, meter, Way::Received, &half)
+    );
 }
 
 #[cfg(test)]
@@ -100,18 +187,18 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_left_passes_and_the_next_byte_does_not() {
-        let (meter, half) = (Meter::new(10), CancellationToken::new());
+        let (meter, half) = (Meter::new(10, UNBOUNDED), CancellationToken::new());
         let mut out = Vec::new();
-        copy(&mut &b"0123456789"[..], &mut out, &meter, &half).await.unwrap();
+        copy(&mut &b"0123456789"[..], &mut out, &meter, Way::Sent, &half).await.unwrap();
         assert!(!meter.exhausted.is_cancelled());
-        assert!(copy(&mut &b"x"[..], &mut out, &meter, &half).await.is_err());
+        assert!(copy(&mut &b"x"[..], &mut out, &meter, Way::Sent, &half).await.is_err());
         assert_eq!((out.as_slice(), meter.used()), (b"0123456789".as_slice(), 10));
         assert!(meter.exhausted.is_cancelled());
     }
 
     #[tokio::test]
     async fn each_direction_ends_on_its_own() {
-        let meter = Meter::new(1000);
+        let meter = Meter::new(1000, UNBOUNDED);
         let (a, mut a_far) = tokio::io::duplex(100);
         let (b, mut b_far) = tokio::io::duplex(100);
         let joined = async {
@@ -130,16 +217,112 @@ mod tests {
         };
         let ((), (heard, answer)) = tokio::join!(joined, talk);
         assert_eq!((heard.as_slice(), answer.as_slice()), (b"question".as_slice(), b"answer".as_slice()));
+        assert_eq!((meter.sent(), meter.received(), meter.used()), (8, 6, 14));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_host_that_never_closes_does_not_keep_a_stream_that_the_function_closed() {
-        let meter = Meter::new(1000);
+        let meter = Meter::new(1000, UNBOUNDED);
         let (ours, function) = tokio::io::duplex(100);
         let (far, _host) = tokio::io::duplex(100);
         drop(function);
         let begun = tokio::time::Instant::now();
         tokio::time::timeout(HALF_OPEN * 2, join(ours, far, &meter)).await.unwrap();
         assert!(begun.elapsed() >= HALF_OPEN);
+    }
+
+    const KIB: u64 = 1024;
+
+    /// Passes chunks until told to stop, and says how many bytes passed.
+    async fn flood(meter: &Meter, chunk: usize, until: Instant) -> u64 {
+        let mut passed = 0;
+        while let Ok(Ok(())) = tokio::time::timeout_at(until, meter.pass(Way::Sent, chunk)).await {
+            passed += chunk as u64;
+        }
+        passed
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_passes_at_once_and_the_rest_at_the_rate() {
+        let meter = Meter::new(u64::MAX, 64 * KIB);
+        let begun = Instant::now();
+        for _ in 0..16 {
+            meter.pass(Way::Sent, 4096).await.unwrap();
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        meter.pass(Way::Received, 4096).await.unwrap();
+        assert!((60..70).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+        let passed = flood(&meter, 4096, begun + Duration::from_secs(100)).await + 17 * 4096;
+        let allowed = 64 * KIB * 101;
+        assert!(passed <= allowed && passed >= allowed - 4096, "{passed} of {allowed}");
+        // However long the silence, no more than a burst was saved.
+        sleep(Duration::from_secs(1000)).await;
+        let passed = flood(&meter, 4096, Instant::now() + Duration::from_secs(1)).await;
+        assert!((127 * KIB..=128 * KIB).contains(&passed), "{passed}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_share_the_rate_and_none_waits_for_another_for_ever() {
+        let meter = Meter::new(u64::MAX, 64 * KIB);
+        // What is saved up goes to who comes first.
+        meter.pass(Way::Sent, 64 * 1024).await.unwrap();
+        let until = Instant::now() + Duration::from_secs(60);
+        let (one, two, three) = tokio::join!(flood(&meter, 4096, until), flood(&meter, 4096, until), flood(&meter, 4096, until));
+        let all = one + two + three;
+        assert!((64 * KIB * 60 - 3 * 4096..=64 * KIB * 60).contains(&all), "{all}");
+        for one in [one, two, three] {
+            assert!((all / 3).abs_diff(one) <= 2 * 4096, "{one} of {all}");
+        }
+        // One that comes late and is polite waits for one chunk of each other, not for what they still want.
+        let until = Instant::now() + Duration::from_secs(10);
+        let polite = async {
+            let begun = Instant::now();
+            meter.pass(Way::Received, 1).await.unwrap();
+            begun.elapsed()
+        };
+        let (_, _, waited) = tokio::join!(flood(&meter, 4096, until), flood(&meter, 4096, until), polite);
+        assert!(waited <= Duration::from_millis(3 * 63), "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_up_waiting_has_used_nothing() {
+        let meter = Meter::new(1000, 100);
+        meter.pass(Way::Sent, 100).await.unwrap();
+        let given_up = tokio::time::timeout(Duration::from_millis(500), meter.pass(Way::Sent, 100)).await;
+        assert!(given_up.is_err());
+        assert_eq!(meter.used(), 100);
+        let begun = Instant::now();
+        meter.pass(Way::Sent, 50).await.unwrap();
+        assert_eq!((begun.elapsed().as_millis(), meter.used()), (0, 150));
+        meter.pass(Way::Sent, 50).await.unwrap();
+        assert!(begun.elapsed() >= Duration::from_millis(499), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_limit_is_exact_at_any_rate_and_what_cannot_pass_does_not_wait() {
+        let meter = Meter::new(10 * KIB, KIB);
+        let begun = Instant::now();
+        let streams = futures_util::future::join_all((0..50).map(|_| meter.pass(Way::Sent, 1000))).await;
+        assert_eq!((streams.iter().filter(|passed| passed.is_ok()).count(), meter.used()), (10, 10_000));
+        assert!(meter.exhausted.is_cancelled());
+        assert!(begun.elapsed() <= Duration::from_secs(10), "{:?}", begun.elapsed());
+        let begun = Instant::now();
+        assert!(meter.pass(Way::Received, 241).await.is_err());
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        meter.pass(Way::Received, 240).await.unwrap();
+        assert_eq!((meter.used(), meter.sent(), meter.received()), (10 * KIB, 10_000, 240));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_rate_is_kept_by_a_copy_in_small_chunks() {
+        assert_eq!(Meter::new(0, UNBOUNDED).chunk_bytes(), CHUNK_BYTES);
+        assert_eq!(Meter::new(0, 0).chunk_bytes(), 1);
+        let (meter, half) = (Meter::new(u64::MAX, 16 * KIB), CancellationToken::new());
+        assert_eq!(meter.chunk_bytes(), 1024);
+        let (begun, mut out) = (Instant::now(), Vec::new());
+        copy(&mut &vec![7; 64 * 1024][..], &mut out, &meter, Way::Received, &half).await.unwrap();
+        assert_eq!((out.len(), meter.received()), (64 * 1024, 64 * KIB));
+        // The first second's worth was saved up.
+        assert!((2990..3100).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
     }
 }

@@ -29,7 +29,7 @@ use crate::{
     container::Container,
     jail::{self, ENDED_DEADLINE, Jail, Ready, Trouble, cpu_of},
     link::{Call, CallError, CallErrorKind, FRAME_BYTES_MAX, FromFunction, Link, Load, ToFunction, Violation, stream_pair},
-    meter,
+    meter::{self, Way},
 };
 
 /// What an outgoing connection counts for in traffic, in bytes, before its first byte: about the cells and packets that making one takes.
@@ -364,7 +364,7 @@ impl Process {
             let port = port.get();
             container.grant.permits_call("net.connect").map_err(|refusal| CallError::new(CallErrorKind::Refused, refusal.to_string()))?;
             // Counted also when nothing comes of it: a try makes the node work, and Tor.
-            container.meter.take(TRY_BYTES).map_err(|_| CallError::new(CallErrorKind::Refused, "traffic is used up"))?;
+            container.meter.pass(Way::Sent, TRY_BYTES).await.map_err(|_| CallError::new(CallErrorKind::Refused, "traffic is used up"))?;
             let (far, address) = container.node.egress.connect(&host, port, &container.grant, &container.isolation).await?;
             let pair = stream_pair().map_err(|_| CallError::new(CallErrorKind::Busy, "the node has no more sockets"))?;
             Ok((far, pair, json!({"address": address.to_string(), "port": port})))

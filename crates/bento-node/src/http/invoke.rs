@@ -36,7 +36,7 @@ use bento_proto::{
 use super::{Failure, invocation_token};
 use crate::{
     container::Container,
-    meter::{CHUNK_BYTES, Meter},
+    meter::{Meter, Way},
     node::{Node, Run},
     process::{Invocation, Process},
 };
@@ -226,13 +226,14 @@ impl Output {
     }
 
     async fn next(&mut self) -> Event {
-        self.buffer.reserve(CHUNK_BYTES);
-        let mut limited = (&mut self.stream).take(CHUNK_BYTES as u64);
+        let most = self.meter.chunk_bytes();
+        self.buffer.reserve(most);
+        let mut limited = (&mut self.stream).take(most as u64);
         let read = loop {
             if self.ended.is_some() {
                 // What it wrote is here by now; the kernel is asked, since the runtime's own idea of readiness may lag behind. A stream that
                 // something in the function keeps open does not keep the invocation.
-                self.buffer.resize(CHUNK_BYTES, 0);
+                self.buffer.resize(most, 0);
                 let read = recv(limited.get_ref().as_ref(), &mut self.buffer[..], RecvFlags::DONTWAIT).map(|(bytes, _)| bytes);
                 self.buffer.truncate(*read.as_ref().unwrap_or(&0));
                 break read.map_err(std::io::Error::from);
@@ -252,8 +253,12 @@ impl Output {
         };
         self.pulse.beat();
         match read {
-            Ok(bytes) if bytes > 0 => match self.meter.take(bytes) {
-                Ok(()) => Event::Data(self.buffer.split().freeze()),
+            Ok(bytes) if bytes > 0 => match self.meter.pass(Way::Sent, bytes).await {
+                Ok(()) => {
+                    // Waiting for the rate is no silence.
+                    self.pulse.beat();
+                    Event::Data(self.buffer.split().freeze())
+                }
                 // Whatever the method says: this output is not delivered.
                 Err(_) => Event::End(Outcome::Killed { bound: Bound::Traffic }),
             },
@@ -298,7 +303,16 @@ impl Drop for Output {
 /// Passes the request's body to the function. An end of file is passed on only for a whole body.
 async fn feed(mut data: Bytes, mut body: Body, mut writer: OwnedWriteHalf, meter: Arc<Meter>, pulse: Arc<Pulse>, lost: CancellationToken) {
     loop {
-        if !data.is_empty() && (meter.take(data.len()).is_err() || writer.write_all(&data).await.is_err()) {
+        let mut passed = true;
+        // In such pieces, since other streams of the function wait for each.
+        for piece in data.chunks(meter.chunk_bytes()) {
+            passed = meter.pass(Way::Received, piece.len()).await.is_ok() && writer.write_all(piece).await.is_ok();
+            if !passed {
+                break;
+            }
+            pulse.beat();
+        }
+        if !passed {
             // Spent, or the function wants no more: what still comes is taken and thrown away, so that the answer can be read.
             loop {
                 match body.frame().await {
