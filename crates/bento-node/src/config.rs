@@ -9,10 +9,13 @@ use std::{
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
-use bento_proto::{Policy, Size, Span};
+use bento_proto::{Size, Span};
+use bento_tor::ControlAddr;
+
+use crate::policy::RelayTrouble;
 
 /// All of `bentod.toml`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// A name for people, shown on the node's page.
@@ -34,6 +37,9 @@ pub struct Config {
     /// The Tor client.
     #[serde(default)]
     pub tor: Tor,
+    /// The relay beside this node, for a policy that takes over its exit policy.
+    #[serde(default)]
+    pub relay: Relay,
     /// Images by name. Without any, one `python3` with the standard library.
     #[serde(default)]
     pub images: BTreeMap<String, Image>,
@@ -46,7 +52,7 @@ pub struct Config {
 }
 
 /// The Tor client that carries the onion service and, where egress `tor` is offered, functions' connections.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tor {
     /// No Tor at all: the node is reached at `listen` only. For trying out.
@@ -61,8 +67,16 @@ pub struct Tor {
     pub socks: Option<SocketAddr>,
 }
 
+/// A relay beside this node. It is asked one question, and nothing about it is changed.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Relay {
+    /// Its control port: an address or `unix:PATH`.
+    pub control: Option<String>,
+}
+
 /// A set of packages.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Image {
     /// The interpreter.
@@ -80,7 +94,7 @@ pub struct Image {
 }
 
 /// Bounds of the node as a whole. A function's own are in the policy.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Sessions at the same time.
@@ -168,16 +182,24 @@ pub enum ConfigError {
         /// What is wrong.
         text: String,
     },
+    /// The relay does not tell its exit policy.
+    #[error("asking the relay at {place} for its exit policy")]
+    Relay {
+        /// Its control port.
+        place: String,
+        /// Why.
+        source: RelayTrouble,
+    },
 }
 
 impl Config {
-    /// Reads `bentod.toml` and the policy that it names.
+    /// Reads `bentod.toml`. The policy file that it names is read by [`policy::load`](crate::policy::load).
     ///
     /// # Errors
-    /// When a file is missing, has an unknown key, or a value that cannot be.
-    pub fn load(path: &Path) -> Result<(Self, Policy), ConfigError> {
-        let wrong = |path: &Path, text: String| ConfigError::Text { path: path.to_owned(), text };
-        let mut config: Self = toml::from_str(&read(path)?).map_err(|error| wrong(path, error.to_string().trim_end().to_owned()))?;
+    /// When it is missing, has an unknown key, or a value that cannot be.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let wrong = |text: String| ConfigError::Text { path: path.to_owned(), text };
+        let mut config: Self = toml::from_str(&read(path)?).map_err(|error| wrong(error.to_string().trim_end().to_owned()))?;
         let beside = path.parent().unwrap_or(Path::new("."));
         config.policy = beside.join(&config.policy);
         config.state =
@@ -185,16 +207,26 @@ impl Config {
         if config.images.is_empty() {
             config.images.insert("python3".into(), Image::default());
         }
-        config.check().map_err(|text| wrong(path, text))?;
-        let policy = Policy::parse(&read(&config.policy)?).map_err(|error| wrong(&config.policy, error.to_string()))?;
-        if let Some(image) = policy.offers.image.iter().find(|image| !config.images.contains_key(*image)) {
-            let known: Vec<&str> = config.images.keys().map(String::as_str).collect();
-            return Err(wrong(&config.policy, format!("it offers the image `{image}`, and bentod.toml has only: {}", known.join(", "))));
-        }
-        if config.tor.off && policy.offers.egress.contains(&bento_proto::Egress::Tor) {
-            return Err(wrong(&config.policy, "it offers egress through Tor, and bentod.toml has `off = true` under [tor]".into()));
-        }
-        Ok((config, policy))
+        config.check().map_err(wrong)?;
+        Ok(config)
+    }
+
+    /// The keys in which another configuration differs and that a running node does not take up.
+    pub fn restart_needed(&self, other: &Self) -> Vec<&'static str> {
+        // Taken apart, so that a new key is not forgotten here.
+        let Self { name, contact, state, policy: _, listen, jail, tor, relay: _, images, limits, nameservers } = self;
+        let changed = [
+            ("name", *name != other.name),
+            ("contact", *contact != other.contact),
+            ("state", *state != other.state),
+            ("listen", *listen != other.listen),
+            ("jail", *jail != other.jail),
+            ("tor", *tor != other.tor),
+            ("images", *images != other.images),
+            ("limits", *limits != other.limits),
+            ("nameservers", *nameservers != other.nameservers),
+        ];
+        changed.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }
 
     fn check(&self) -> Result<(), String> {
@@ -217,6 +249,9 @@ impl Config {
             return Err(
                 "[tor]: `program` and `lines` are for a tor that the node starts, `control` is for one that runs: choose one".into()
             );
+        }
+        if let Some(control) = self.relay.control.as_deref().filter(|control| control_address(control).is_none()) {
+            return Err(format!("[relay] control = \"{control}\" is neither an address such as 127.0.0.1:9051 nor unix:PATH"));
         }
         let limits = &self.limits;
         for (key, amount) in [("sessions", limits.sessions), ("connections", limits.connections)] {
@@ -242,6 +277,15 @@ impl Config {
     }
 }
 
-fn read(path: &Path) -> Result<String, ConfigError> {
+/// Where a control port is, from its text: an address, or `unix:` and a path.
+pub fn control_address(text: &str) -> Option<ControlAddr> {
+    match text.strip_prefix("unix:") {
+        Some(path) if !path.is_empty() => Some(ControlAddr::Unix(path.into())),
+        Some(_) => None,
+        None => text.parse().ok().map(ControlAddr::Tcp),
+    }
+}
+
+pub(crate) fn read(path: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
 }

@@ -27,6 +27,7 @@ use crate::{
     meter::Meter,
     pool::Pool,
     process::{Invocation, Process, StartError, log_text},
+    share::Shares,
 };
 
 /// One function gets at most this part of the node's connections.
@@ -37,6 +38,8 @@ const SHARE: usize = 4;
 pub struct Host {
     /// Jails, some of them ready.
     pub pool: Arc<Pool>,
+    /// Holds functions to their part of the CPU.
+    pub shares: Shares,
     /// The ways out.
     pub egress: Egress,
     /// Bounds of the node.
@@ -88,7 +91,7 @@ impl Container {
         room: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
     ) -> Result<Arc<Self>, StartError> {
         let container = Arc::new(Self {
-            meter: Arc::new(Meter::new(grant.traffic().as_bytes(), crate::meter::UNBOUNDED)),
+            meter: Arc::new(Meter::new(grant.traffic().as_bytes(), grant.rate().bytes_per_second())),
             connections: Arc::new(Semaphore::new((grant.descriptors() as usize).min(node.limits.connections.div_ceil(SHARE)))),
             invocations: Arc::new(Semaphore::new(grant.invocations() as usize)),
             bundle,

@@ -1,6 +1,6 @@
 //! `bentod run`, from the configuration to the stop: what is started in which order, and how it ends.
 //!
-//! 1. configuration and policy are read; 2. the state directory is locked; 3. a jail is put up and probed: without walls nothing starts;
+//! 1. configuration and policy are read, and a relay is asked for its rules where the policy wants them; 2. the state directory is locked; 3. a jail is put up and probed: without walls nothing starts;
 //! 4. images are prepared; 5. the listeners open; 6. tor starts, and its onion service is published; started again if it ends.
 
 use std::{
@@ -15,6 +15,7 @@ use std::{
 use rustix::fs::{FlockOperation, flock};
 use tokio::{
     net::{TcpListener, UnixListener},
+    signal::unix::Signal,
     task::JoinSet,
 };
 use tracing::{info, warn};
@@ -23,12 +24,15 @@ use bento_proto::Policy;
 use bento_tor::{Auth, ControlAddr, ControlError, Controller, Managed, ManagedError, OnionService, Setup, Socks, Target};
 
 use crate::{
+    cgroup::Groups,
     check,
-    config::Config,
+    config::{Config, control_address},
     egress::Egress,
     http::{self, Listener},
     image::{self, ImageError, Images},
     node::Node,
+    policy,
+    share::Shares,
 };
 
 /// The port of the node's onion service: plain HTTP, since the onion service itself encrypts and authenticates.
@@ -86,14 +90,22 @@ pub enum RunError {
 struct Prepared {
     jail: PathBuf,
     images: Images,
+    groups: Arc<Groups>,
+    shares: Shares,
     _lock: fs::File,
 }
 
-/// Runs a node until it is told to stop.
+/// Runs a node until it is told to stop. At each `hangup` the policy is read again, from what `path` says by then.
 ///
 /// # Errors
 /// When it cannot start.
-pub async fn run(config: Config, policy: Policy, stop: impl Future<Output = ()>) -> Result<(), RunError> {
+pub async fn run(
+    path: PathBuf,
+    config: Config,
+    policy: Policy,
+    mut hangup: Signal,
+    stop: impl Future<Output = ()>,
+) -> Result<(), RunError> {
     let prepared = prepare(&config).await?;
     let tor = if config.tor.off { None } else { Some(TorPlan::new(&config)?) };
     let socks: Arc<Mutex<Option<Socks>>> = Arc::default();
@@ -130,11 +142,19 @@ pub async fn run(config: Config, policy: Policy, stop: impl Future<Output = ()>)
     }
 
     let state = config.state.clone();
-    let node = Arc::new(Node::new(config, policy, prepared.images, prepared.jail, egress));
+    let jail = (prepared.jail, prepared.groups, prepared.shares);
+    let node = Arc::new(Node::new(config, policy, prepared.images, jail, egress));
     node.warm();
     let mut serving: JoinSet<()> = listeners.into_iter().map(|listener| http::serve(listener, Arc::clone(&node))).collect();
     let operating = tokio::spawn(http::operator(operator, Arc::clone(&node)));
     let publishing = tor.zip(target).map(|(plan, target)| tokio::spawn(keep_published(plan, target, Arc::clone(&node), socks)));
+
+    let following = Arc::clone(&node);
+    let reading = tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            policy::reload(&path, &following).await;
+        }
+    });
 
     let ended = tokio::select! {
         () = stop => Ok(()),
@@ -142,6 +162,7 @@ pub async fn run(config: Config, policy: Policy, stop: impl Future<Output = ()>)
         _ = serving.join_next() => Err(RunError::Deaf),
     };
     info!("stopping");
+    reading.abort();
     // Functions first: their sessions end with them, and tor carries what they still have to say.
     node.stop().await;
     while serving.join_next().await.is_some() {}
@@ -165,6 +186,10 @@ async fn prepare(config: &Config) -> Result<Prepared, RunError> {
         fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(config.state.join("lock")).map_err(state)?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| RunError::Running(config.state.clone()))?;
 
+    // Before anything is started, since it may move this process to another group.
+    let groups = Arc::new(Groups::new(&config.state));
+    info!("{}", groups.holds());
+    let shares = Shares::new().map_err(state)?;
     let jail = check::jail_program(config);
     let walls = check::walls(&jail).await.map_err(|error| RunError::Walls(format!("{}: {error}", jail.display())))?;
     let down: Vec<String> = walls.iter().filter(|wall| !wall.holds).map(|wall| format!("{} ({})", wall.wall, wall.detail)).collect();
@@ -173,7 +198,7 @@ async fn prepare(config: &Config) -> Result<Prepared, RunError> {
     }
     info!(walls = walls.len(), "every wall stands");
     let images = image::prepare(&config.images, &config.state).await?;
-    Ok(Prepared { jail, images, _lock: lock })
+    Ok(Prepared { jail, images, groups, shares, _lock: lock })
 }
 
 async fn tcp_listener(address: std::net::SocketAddr) -> Result<TcpListener, RunError> {
@@ -197,10 +222,7 @@ enum TorPlan {
 impl TorPlan {
     fn new(config: &Config) -> Result<Self, RunError> {
         if let (Some(control), Some(socks)) = (&config.tor.control, config.tor.socks) {
-            let control = match control.strip_prefix("unix:") {
-                Some(path) => ControlAddr::Unix(path.into()),
-                None => ControlAddr::Tcp(control.parse().map_err(|_| RunError::Control(control.clone()))?),
-            };
+            let control = control_address(control).ok_or_else(|| RunError::Control(control.clone()))?;
             return Ok(Self::Running { control, socks: Socks::tcp(socks) });
         }
         let tor = config.tor.program.clone().or_else(bento_tor::find_tor).ok_or(RunError::NoTor)?;

@@ -12,13 +12,22 @@ use tokio::{
 use bento_jail::{Report, Scratch, Spec};
 use bento_proto::Grant;
 
-use crate::{container::Container, image::Image, link::Link};
+use crate::{
+    cgroup::{Group, Groups},
+    container::Container,
+    image::Image,
+    link::Link,
+    share::Held,
+};
 
 /// All that `bento-jail` ever says, in bytes. Three lines of some hundred.
 const REPORT_BYTES_MAX: u64 = 16 * 1024;
 
 /// How long the last report may take after the process has closed its socket; it is sent at once when the kernel has cleared up.
 pub const ENDED_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What the kernel may keep on a function's behalf besides what it touches and writes: page tables, buffers of its sockets and pipes.
+const KERNEL_BYTES: u64 = 16 << 20;
 
 /// Files and directories in a scratch: one for each 4 KiB, which is the least that a file with content takes.
 const BYTES_PER_INODE: u64 = 4096;
@@ -58,6 +67,8 @@ pub struct Jail {
     reports: Lines<BufReader<Take<ChildStdout>>>,
     /// The process inside, as seen from the node.
     pub pid: u32,
+    /// Its control group, where there are any.
+    group: Option<Group>,
     /// Whose CPU time it is that is still to be counted. However the process ends, its time is counted once.
     payer: Option<Arc<Container>>,
 }
@@ -67,7 +78,7 @@ impl Ready {
     ///
     /// # Errors
     /// When a wall does not stand, or it takes longer than it may.
-    pub async fn start(program: &Path, spec: &[u8], deadline: Duration) -> Result<Self, Trouble> {
+    pub async fn start(program: &Path, spec: &[u8], deadline: Duration, groups: &Arc<Groups>) -> Result<Self, Trouble> {
         let (link, theirs) = Link::pair().map_err(|error| Trouble::System("making a socket", error))?;
         let mut command = Command::new(program);
         command.stdin(theirs).stdout(Stdio::piped()).stderr(Stdio::null()).env_clear().process_group(0).kill_on_drop(true);
@@ -75,7 +86,7 @@ impl Ready {
         // Dropped with the command: the function's end of the socket is then open in the jail alone, and its end is seen here.
         drop(command);
         let reports = child.stdout.take().ok_or(Trouble::Late("the jail's pipe"))?;
-        let mut jail = Jail { child, reports: BufReader::new(reports.take(REPORT_BYTES_MAX)).lines(), pid: 0, payer: None };
+        let mut jail = Jail { child, reports: BufReader::new(reports.take(REPORT_BYTES_MAX)).lines(), pid: 0, group: None, payer: None };
         let starting = async {
             link.send_bytes(spec, None).await.map_err(|error| Trouble::System("handing over the spec", io::Error::other(error)))?;
             match jail.report().await.map_err(|error| Trouble::System("reading the jail's report", error))? {
@@ -84,15 +95,35 @@ impl Ready {
                 _ => Err(Trouble::Wall { wall: "all".into(), reason: "bento-jail ended without a word".into() }),
             }
         };
-        jail.pid = timeout(deadline, starting).await.map_err(|_| Trouble::Late("putting up a jail"))??;
+        let pid = timeout(deadline, starting).await.map_err(|_| Trouble::Late("putting up a jail"))??;
+        jail.pid = pid;
+        let groups = Arc::clone(groups);
+        // The kernel may take its time for it.
+        let entering = tokio::task::spawn_blocking(move || groups.enter(pid)).await;
+        jail.group = entering.map_err(io::Error::other).flatten().map_err(|error| Trouble::System("making a control group", error))?;
         Ok(Self { link, jail })
     }
 }
 
 impl Jail {
-    /// From now on its CPU time, also that of its start, is this function's.
-    pub fn charge(&mut self, container: &Arc<Container>) {
+    /// From now on it is this function's: its bounds hold, and its CPU time, also that of its start, is counted.
+    ///
+    /// # Errors
+    /// When the kernel does not take the bounds. The function is not to be let in then.
+    pub fn charge(&mut self, container: &Arc<Container>) -> Result<Held, Trouble> {
         self.payer = Some(Arc::clone(container));
+        let (grant, percent) = (&container.grant, container.grant.share().percent());
+        if let Some(group) = &self.group {
+            let memory = grant.memory().as_bytes() + grant.scratch().as_bytes() + KERNEL_BYTES;
+            group.bound(memory, percent, grant.processes()).map_err(|error| Trouble::System("bounding a control group", error))?;
+        }
+        let held = container.node.shares.hold(self.pid, percent, self.group.as_ref());
+        held.map_err(|error| Trouble::System("holding a function to its share", error))
+    }
+
+    /// Has the kernel killed in it for want of memory?
+    pub fn out_of_memory(&self) -> bool {
+        self.group.as_ref().is_some_and(Group::out_of_memory)
     }
 
     /// Is it still there?
@@ -171,7 +202,7 @@ pub fn spec(grant: &Grant, image: &Image, cpu_left: u64) -> Spec {
         cpu_seconds: cpu_left.div_ceil(1000).max(1),
         processes: grant.processes().into(),
         descriptors: grant.descriptors().into(),
-        syscalls: bento_jail::default_syscalls().iter().map(|name| (*name).to_owned()).collect(),
+        syscalls: grant.syscalls().into_iter().map(str::to_owned).collect(),
     }
 }
 

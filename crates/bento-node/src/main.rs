@@ -1,7 +1,12 @@
 //! The program `bentod`.
 #![forbid(unsafe_code)]
 
-use std::{io::IsTerminal, os::unix::fs::DirBuilderExt, path::PathBuf, process::ExitCode};
+use std::{
+    io::IsTerminal,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 use http_body_util::{BodyExt, Empty};
@@ -14,11 +19,22 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use bento_node::{check, config::Config, daemon, image, node::NodeStatus};
+use bento_node::{
+    cgroup::Groups,
+    check,
+    config::{Config, ConfigError},
+    daemon, image,
+    node::NodeStatus,
+    policy::{self, chain},
+};
+use bento_proto::Policy;
 
 /// Run small programs for strangers who come over Tor
 #[derive(Parser)]
-#[command(version, after_help = "Examples:\n  bentod check --config /etc/bento/bentod.toml\n  bentod run --config /etc/bento/bentod.toml")]
+#[command(
+    version,
+    after_help = "Examples:\n  bentod check --config /etc/bento/bentod.toml\n  bentod check --explain functions/browser\n  bentod run --config /etc/bento/bentod.toml"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -32,7 +48,14 @@ enum Command {
     /// Run the node until SIGTERM or SIGINT
     Run,
     /// Check configuration and policy, and say which walls this machine can put up
-    Check,
+    Check {
+        /// Compare the policy with a manifest instead: a manifest.toml, or a function's directory
+        #[arg(long, value_name = "MANIFEST")]
+        explain: Option<PathBuf>,
+        /// Print the comparison as one JSON object
+        #[arg(long, requires = "explain")]
+        json: bool,
+    },
     /// Show numbers of the running node
     Status,
 }
@@ -50,7 +73,8 @@ async fn main() -> ExitCode {
     tracing_subscriber::registry().with(out.with_filter(log.and(ours))).init();
     let done = match arguments.command {
         Command::Run => run(arguments.config).await,
-        Command::Check => check(arguments.config).await,
+        Command::Check { explain: Some(manifest), json } => explain(arguments.config, manifest, json).await,
+        Command::Check { .. } => check(arguments.config).await,
         Command::Status => status(arguments.config).await,
     };
     match done {
@@ -62,32 +86,26 @@ async fn main() -> ExitCode {
     }
 }
 
-/// An error with all its causes, as one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
-}
-
 const HINT_FILES: &str = "packaging/bentod.toml and packaging/policy.toml describe every key";
 const HINT_CHECK: &str = "`bentod check` says more";
 
+async fn load(path: &Path) -> Result<(Config, Policy), Said> {
+    let config = Config::read(path).map_err(|error| (chain(&error), HINT_FILES))?;
+    match policy::load(&config).await {
+        Ok(policy) => Ok((config, policy)),
+        Err(error @ ConfigError::Relay { .. }) => {
+            Err((chain(&error), "is the relay running, and may this user ask it? docs/operating.md says how"))
+        }
+        Err(error) => Err((chain(&error), HINT_FILES)),
+    }
+}
+
 async fn run(path: PathBuf) -> Result<(), Said> {
-    let (config, policy) = Config::load(&path).map_err(|error| (chain(&error), HINT_FILES))?;
+    let (config, policy) = load(&path).await?;
     let handler = |kind| signal(kind).map_err(|error| (format!("listening for signals: {error}"), HINT_CHECK));
     let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
-    // Without a handler the signal would end the node at once, and all that runs on it.
-    let mut hangup = handler(SignalKind::hangup())?;
-    tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            tracing::warn!("configuration and policy are read at start only; restart to apply a change");
-        }
-    });
+    // The policy is read again then. Without a handler the signal would end the node at once, and all that runs on it.
+    let hangup = handler(SignalKind::hangup())?;
     raise_descriptors();
     let stop = async move {
         tokio::select! {
@@ -95,7 +113,7 @@ async fn run(path: PathBuf) -> Result<(), Said> {
             _ = interrupt.recv() => {}
         }
     };
-    daemon::run(config, policy, stop).await.map_err(|error| (chain(&error), HINT_CHECK))
+    daemon::run(path, config, policy, hangup, stop).await.map_err(|error| (chain(&error), HINT_CHECK))
 }
 
 /// Raises the soft limit of descriptors to the hard one: a session, a stream and a jail take some each, and the usual 1,024 are soon gone.
@@ -108,8 +126,25 @@ fn raise_descriptors() {
 }
 
 #[expect(clippy::print_stdout, reason = "this is what the operator asked to see")]
+async fn explain(path: PathBuf, manifest: PathBuf, json: bool) -> Result<(), Said> {
+    let manifest = bento_node::explain::manifest(&manifest)
+        .map_err(|error| (chain(&error), "give a manifest.toml, or the directory of a function"))?;
+    let (_, policy) = load(&path).await?;
+    let lines = bento_proto::explain(&policy, &manifest);
+    let refusal = policy.admit(&manifest).err();
+    match json {
+        true => println!("{}", serde_json::json!({"function": manifest.name, "fits": refusal.is_none(), "lines": lines})),
+        false => print!("{}", bento_proto::explain::text(&lines)),
+    }
+    match refusal {
+        None => Ok(()),
+        Some(refusal) => Err((format!("this node would refuse {}: {refusal}", manifest.name), "what would fit is said above")),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "this is what the operator asked to see")]
 async fn check(path: PathBuf) -> Result<(), Said> {
-    let (config, policy) = Config::load(&path).map_err(|error| (chain(&error), HINT_FILES))?;
+    let (config, policy) = load(&path).await?;
     println!("configuration  {}", path.display());
     println!("policy         {}", config.policy.display());
     for line in policy.to_toml().lines() {
@@ -147,7 +182,8 @@ async fn check(path: PathBuf) -> Result<(), Said> {
         ));
     }
     println!(
-        "bounds         memory by RLIMIT_AS, CPU time by RLIMIT_CPU, threads by RLIMIT_NPROC, descriptors by RLIMIT_NOFILE, scratch by tmpfs, traffic by the node"
+        "bounds         {}; CPU time by RLIMIT_CPU, descriptors by RLIMIT_NOFILE, scratch by tmpfs, traffic and rate by the node",
+        Groups::would_hold()
     );
     Ok(())
 }
@@ -163,7 +199,7 @@ fn scratch() -> std::io::Result<PathBuf> {
 
 #[expect(clippy::print_stdout, reason = "this is what the operator asked to see")]
 async fn status(path: PathBuf) -> Result<(), Said> {
-    let (config, _) = Config::load(&path).map_err(|error| (chain(&error), HINT_FILES))?;
+    let config = Config::read(&path).map_err(|error| (chain(&error), HINT_FILES))?;
     let socket = config.state.join("operator.sock");
     let asking = async {
         let stream = tokio::net::UnixStream::connect(&socket).await?;
@@ -183,6 +219,7 @@ async fn status(path: PathBuf) -> Result<(), Said> {
     println!("address      {}", status.onion.as_deref().unwrap_or("not published at the moment"));
     println!("up           {}", status.up);
     println!("functions    {} of at most {}, {} awake", status.functions, status.functions_max, status.awake);
+    println!("installs     {} of at most {} in 24 hours", status.functions_today, status.functions_per_day);
     println!("jails ready  {}", status.ready);
     println!("sessions     {}", status.sessions);
     println!("connections  {}", status.connections);

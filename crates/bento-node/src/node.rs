@@ -3,7 +3,7 @@
 use std::{
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, PoisonError, RwLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Instant,
@@ -22,13 +22,17 @@ use bento_tor::Isolation;
 
 use crate::{
     archive::{Archive, Room},
+    cgroup::Groups,
     config::Config,
     container::{Container, Host},
+    egress::Egress,
     functions::Functions,
     image::Images,
     jail::{self, Trouble},
+    places::Places,
     pool::Pool,
     process::StartError,
+    share::Shares,
 };
 
 /// Jails that are ready at the start for the usual function of each image; those that are in fact asked for then take their place.
@@ -38,11 +42,11 @@ const WARM: usize = 2;
 #[derive(Debug)]
 pub struct Node {
     config: Config,
-    policy: Policy,
+    policy: RwLock<Arc<Policy>>,
     images: Images,
     host: Arc<Host>,
     functions: Arc<Functions>,
-    room: Arc<Semaphore>,
+    places: Places,
     bundles: Arc<Room>,
     runs: Mutex<Vec<Weak<Container>>>,
     isolations: AtomicU64,
@@ -71,12 +75,27 @@ pub struct NodeStatus {
     pub awake: usize,
     /// Most that are taken.
     pub functions_max: u32,
+    /// Functions that came within the last 24 hours.
+    pub functions_today: u64,
+    /// Most that are taken within 24 hours.
+    pub functions_per_day: u32,
     /// Jails that wait for one.
     pub ready: usize,
     /// Sessions open.
     pub sessions: usize,
     /// Streams of functions to elsewhere.
     pub connections: usize,
+}
+
+/// What a change of policy means for the functions that are here. They keep what they were granted.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Meant {
+    /// The keys that changed.
+    pub changed: Vec<String>,
+    /// Functions that are here.
+    pub functions: usize,
+    /// Of these, those that would not be admitted now.
+    pub not_admitted: usize,
 }
 
 /// A function that lives for one call: ends when dropped.
@@ -92,21 +111,23 @@ impl Drop for Run {
 }
 
 impl Node {
-    /// A node with nothing installed.
-    pub fn new(config: Config, policy: Policy, images: Images, jail: PathBuf, egress: crate::egress::Egress) -> Self {
+    /// A node with nothing installed. `jail`: the program that puts up the walls, and what holds functions to memory and CPU share.
+    pub fn new(config: Config, policy: Policy, images: Images, jail: (PathBuf, Arc<Groups>, Shares), egress: Egress) -> Self {
         let limits = config.limits.clone();
+        let (jail, groups, shares) = jail;
         Self {
-            room: Arc::new(Semaphore::new(policy.offers.functions as usize)),
+            places: Places::new(policy.offers.functions, policy.offers.functions_per_day),
             bundles: Arc::new(Room::new(limits.bundles)),
             session_room: Arc::new(Semaphore::new(limits.sessions)),
             host: Arc::new(Host {
-                pool: Pool::new(jail, &limits),
+                pool: Pool::new(jail, &limits, groups),
+                shares,
                 egress,
                 connections: Arc::new(Semaphore::new(limits.connections)),
                 limits,
             }),
             config,
-            policy,
+            policy: RwLock::new(Arc::new(policy)),
             images,
             functions: Arc::default(),
             runs: Mutex::default(),
@@ -120,10 +141,11 @@ impl Node {
 
     /// Has jails put up for functions that ask for no more than the usual.
     pub fn warm(&self) {
-        for name in &self.policy.offers.image {
+        let policy = self.policy();
+        for name in &policy.offers.image {
             let usual = format!("name = \"usual\"\nmethods = [\"usual\"]\n[needs]\nimage = \"{name}\"\n");
             let Some((image, manifest)) = self.images.get(name).zip(Manifest::parse(&usual).ok()) else { continue };
-            let Ok(grant) = self.policy.admit(&manifest) else { continue };
+            let Ok(grant) = policy.admit(&manifest) else { continue };
             let spec = jail::spec(&grant, image, grant.cpu().as_millis());
             for _ in 0..WARM {
                 self.host.pool.expect(&spec);
@@ -137,8 +159,22 @@ impl Node {
     }
 
     /// The policy in force.
-    pub fn policy(&self) -> &Policy {
-        &self.policy
+    pub fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts another policy in force, for new installs.
+    pub fn apply(&self, policy: Policy) -> Meant {
+        let before = self.policy();
+        let here: Vec<Arc<Container>> = self.containers().into_iter().filter(|container| container.reason().is_none()).collect();
+        let meant = Meant {
+            changed: policy.changed(&before),
+            functions: here.len(),
+            not_admitted: here.iter().filter(|container| policy.admit(&container.bundle.manifest).is_err()).count(),
+        };
+        self.places.set(policy.offers.functions, policy.offers.functions_per_day);
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        meant
     }
 
     /// Its functions.
@@ -153,14 +189,15 @@ impl Node {
 
     /// What it says of itself.
     pub fn description(&self) -> Description {
-        let offered = self.images.iter().filter(|(name, _)| self.policy.offers.image.contains(name));
+        let policy = self.policy();
+        let offered = self.images.iter().filter(|(name, _)| policy.offers.image.contains(name));
         Description {
             name: self.config.name.clone(),
             contact: self.config.contact.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             tee: "none".into(),
             images: offered.map(|(name, image)| (name.clone(), image.packages.clone())).collect(),
-            policy: self.policy.clone(),
+            policy: Policy::clone(&policy),
         }
     }
 
@@ -171,14 +208,16 @@ impl Node {
 
     /// Numbers for the operator.
     pub fn status(&self) -> NodeStatus {
-        let functions = self.functions.all();
+        let (functions, policy) = (self.functions.all(), self.policy());
         NodeStatus {
             version: env!("CARGO_PKG_VERSION").into(),
             onion: self.onion.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             up: Span::seconds(self.born.elapsed().as_secs()),
             awake: functions.iter().filter(|container| container.is_awake()).count(),
             functions: functions.len(),
-            functions_max: self.policy.offers.functions,
+            functions_max: policy.offers.functions,
+            functions_today: self.places.today(),
+            functions_per_day: policy.offers.functions_per_day,
             ready: self.host.pool.ready(),
             sessions: self.sessions.len(),
             connections: self.config.limits.connections - self.host.connections.available_permits(),
@@ -225,13 +264,12 @@ impl Node {
             return Err(StartError::Refused(Refusal::Stopping));
         }
         let bundle = Bundle::unpack(archive.bytes()).map_err(|error| StartError::Refused(Refusal::BadBundle(error.to_string())))?;
-        let grant = self.policy.admit(&bundle.manifest).map_err(StartError::Refused)?;
+        let grant = self.policy().admit(&bundle.manifest).map_err(StartError::Refused)?;
         Ok((bundle, grant))
     }
 
     async fn launch(&self, bundle: Bundle, grant: Grant, archive: Archive, isolation: &str) -> Result<Arc<Container>, StartError> {
-        let busy = || Refusal::Busy { what: "functions", limit: self.policy.offers.functions.into() };
-        let place = Arc::clone(&self.room).try_acquire_owned().map_err(|_| StartError::Refused(busy()))?;
+        let place = self.places.take().map_err(StartError::Refused)?;
         let image = self.images.get(grant.image()).ok_or(StartError::Trouble(Trouble::Late("an image that the policy offers")))?;
         // Another process of the same tor may use the same words; the node's birth makes them its own.
         let isolation = Isolation::new(&format!("function {:?} {isolation}", self.born));
@@ -241,6 +279,12 @@ impl Node {
             launched = launching => launched,
             () = self.stopping.cancelled() => Err(StartError::Refused(Refusal::Stopping)),
         }
+    }
+
+    /// All that are here, installed or for one call.
+    fn containers(&self) -> Vec<Arc<Container>> {
+        let runs: Vec<Arc<Container>> = self.runs.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect();
+        self.functions.all().into_iter().chain(runs).collect()
     }
 
     /// Waits until no session is open.
@@ -253,8 +297,7 @@ impl Node {
     pub async fn stop(&self) {
         self.stopping.cancel();
         self.host.pool.close();
-        let runs: Vec<Arc<Container>> = self.runs.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect();
-        let all: Vec<Arc<Container>> = self.functions.all().into_iter().chain(runs).collect();
+        let all = self.containers();
         let quiet = async {
             for container in &all {
                 container.quiet().await;

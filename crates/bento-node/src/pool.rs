@@ -15,6 +15,7 @@ use tokio::{sync::mpsc, time::sleep};
 use bento_jail::Spec;
 
 use crate::{
+    cgroup::Groups,
     config::Limits,
     jail::{Ready, Trouble},
 };
@@ -32,6 +33,7 @@ pub struct Pool {
     deadline: Duration,
     /// Most that are kept.
     room: usize,
+    groups: Arc<Groups>,
     kept: Mutex<Kept>,
     wanted: mpsc::Sender<Vec<u8>>,
 }
@@ -69,9 +71,9 @@ impl Kept {
 
 impl Pool {
     /// An empty pool, filled by and by as jails are asked for. Ends with its last owner.
-    pub fn new(program: PathBuf, limits: &Limits) -> Arc<Self> {
+    pub fn new(program: PathBuf, limits: &Limits, groups: Arc<Groups>) -> Arc<Self> {
         let (wanted, orders) = mpsc::channel(limits.ready.max(1));
-        let pool = Arc::new(Self { program, deadline: limits.load.duration(), room: limits.ready, kept: Mutex::default(), wanted });
+        let pool = Arc::new(Self { program, deadline: limits.load.duration(), room: limits.ready, groups, kept: Mutex::default(), wanted });
         tokio::spawn(fill(Arc::downgrade(&pool), orders));
         pool
     }
@@ -95,7 +97,7 @@ impl Pool {
         };
         let ready = match ready {
             Some(ready) => ready,
-            None => Ready::start(&self.program, &spec, self.deadline).await?,
+            None => Ready::start(&self.program, &spec, self.deadline, &self.groups).await?,
         };
         if is_usual {
             self.order(spec);
@@ -133,7 +135,7 @@ async fn fill(pool: Weak<Pool>, mut orders: mpsc::Receiver<Vec<u8>>) {
         sleep(PAUSE).await;
         let Some(pool) = pool.upgrade() else { return };
         // Whoever next needs such a jail and finds none hears what is wrong.
-        let Ok(ready) = Ready::start(&pool.program, &spec, pool.deadline).await else { continue };
+        let Ok(ready) = Ready::start(&pool.program, &spec, pool.deadline, &pool.groups).await else { continue };
         let mut kept = pool.kept();
         if kept.ready.len() == pool.room {
             kept.ready.pop_front();

@@ -30,6 +30,7 @@ use crate::{
     jail::{self, ENDED_DEADLINE, Jail, Ready, Trouble, cpu_of},
     link::{Call, CallError, CallErrorKind, FRAME_BYTES_MAX, FromFunction, Link, Load, ToFunction, Violation, stream_pair},
     meter::{self, Way},
+    share::Held,
 };
 
 /// What an outgoing connection counts for in traffic, in bytes, before its first byte: about the cells and packets that making one takes.
@@ -44,6 +45,8 @@ pub struct Process {
     link: Link,
     /// Its process id as seen from the node.
     pub pid: u32,
+    /// Holds it to its share.
+    held: Held,
     /// Nothing, when no more are taken.
     slots: Mutex<Option<Slots>>,
     next: AtomicU64,
@@ -102,10 +105,11 @@ impl Process {
         let node = &container.node;
         let spec = jail::spec(&container.grant, &container.image, cpu_left);
         let Ready { link, mut jail } = node.pool.take(&spec).await.map_err(StartError::Trouble)?;
-        jail.charge(container);
+        let held = jail.charge(container).map_err(StartError::Trouble)?;
         let process = Arc::new(Self {
             link,
             pid: jail.pid,
+            held,
             slots: Mutex::new(Some(Slots { open: HashMap::new(), since: Instant::now() })),
             next: AtomicU64::new(1),
             deaf: CancellationToken::new(),
@@ -187,7 +191,7 @@ impl Process {
 
     async fn ended_while_loading(&self, container: &Container, jail: &mut Jail) -> Option<StartError> {
         let report = timeout(ENDED_DEADLINE, jail.report()).await.ok()?.ok()??;
-        Some(match ended(container, &report) {
+        Some(match ended(container, &report, jail.out_of_memory()) {
             Outcome::Killed { bound } => StartError::Refused(Refusal::Spent(bound)),
             outcome => StartError::Refused(unloadable(outcome.to_string())),
         })
@@ -213,6 +217,7 @@ impl Process {
             Some(slots) => slots.open.insert(number, slot),
             None => return Ok(None),
         };
+        self.held.wake();
         // A client that leaves while the function does not read takes its place with it.
         let unsent = Unsent(self, number);
         let sent = self.link.send(&ToFunction::Invoke { invoke: number, method, arguments, seconds }, Some(theirs.as_fd())).await;
@@ -285,7 +290,7 @@ impl Process {
             None => Outcome::Killed { bound: container.reason().unwrap_or(Bound::Stop) },
             Some(Err(violation)) => Outcome::Failed { error: format!("violation: {violation}"), traceback: String::new() },
             Some(Ok(())) => match timeout(ENDED_DEADLINE, jail.report()).await {
-                Ok(Ok(Some(report))) => ended(&container, &report),
+                Ok(Ok(Some(report))) => ended(&container, &report, jail.out_of_memory()),
                 _ => Outcome::Failed { error: "the function's process ended".into(), traceback: String::new() },
             },
         };
@@ -455,10 +460,13 @@ fn believed(outcome: Outcome) -> Outcome {
 }
 
 /// What the jail's last report means.
-fn ended(container: &Container, report: &Report) -> Outcome {
+fn ended(container: &Container, report: &Report, out_of_memory: bool) -> Outcome {
     let failed = |error: String| Outcome::Failed { error, traceback: String::new() };
     match report {
         Report::Ended { exit, signal, out_of_cpu, .. } => {
+            if out_of_memory {
+                return Outcome::Killed { bound: Bound::Memory };
+            }
             if *out_of_cpu {
                 container.end(Bound::Cpu);
                 return Outcome::Killed { bound: Bound::Cpu };

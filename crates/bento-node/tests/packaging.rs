@@ -7,8 +7,8 @@ use std::{
     process::Command,
 };
 
-use bento_node::config::Config;
-use bento_proto::{Manifest, Policy};
+use bento_node::{config::Config, policy};
+use bento_proto::{Manifest, Policy, PolicyFile};
 
 /// A key as a file shows it: in which table, with which default, and with which value.
 struct Shown {
@@ -73,7 +73,7 @@ fn written(shown: &[Shown], choose: impl Fn(&Shown) -> Option<String>) -> String
 fn keys(table: &str, error: impl Fn(&str) -> String) -> BTreeSet<String> {
     let header = if table.is_empty() { String::new() } else { format!("[{table}]\n") };
     let said = error(&format!("{header}no_such_key = 1\n"));
-    let (_, list) = said.split_once("expected one of ").unwrap_or_else(|| panic!("{table}: {said}"));
+    let (_, list) = said.split_once(", expected ").unwrap_or_else(|| panic!("{table}: {said}"));
     list.lines().next().unwrap().split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
@@ -82,23 +82,25 @@ fn keys_shown(shown: &[Shown], table: &str) -> BTreeSet<String> {
 }
 
 /// Reads a configuration from a text.
-fn load(config: &str, policy: &str) -> Result<(Config, Policy), String> {
+fn load(config: &str, text: &str) -> Result<(Config, PolicyFile), String> {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("bentod.toml"), config).unwrap();
-    std::fs::write(directory.path().join("policy.toml"), policy).unwrap();
-    Config::load(&directory.path().join("bentod.toml")).map_err(|error| error.to_string())
+    std::fs::write(directory.path().join("policy.toml"), text).unwrap();
+    let config = Config::read(&directory.path().join("bentod.toml")).map_err(|error| error.to_string())?;
+    let file = policy::file(&config).map_err(|error| error.to_string())?;
+    Ok((config, file))
 }
 
 #[test]
 fn every_key_of_the_configuration_is_there() {
     let shown = shown("bentod.toml");
     // `images` comes as tables of its own.
-    let tables: BTreeSet<String> = ["images", "limits", "tor"].map(str::to_owned).into();
+    let tables: BTreeSet<String> = ["images", "limits", "relay", "tor"].map(str::to_owned).into();
     let mut top = keys_shown(&shown, "");
     top.extend(tables);
     let error = |text: &str| load(text, "[offers]\n").unwrap_err();
     assert_eq!(top, keys("", error));
-    for table in ["tor", "limits", "images.python3"] {
+    for table in ["tor", "relay", "limits", "images.python3"] {
         assert_eq!(keys_shown(&shown, table), keys(table, |text| error(&format!("name = \"n\"\nstate = \"s\"\n{text}"))), "{table}");
     }
 }

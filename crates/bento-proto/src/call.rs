@@ -2,14 +2,16 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::lines::from_text;
 
 /// Every call that a policy or manifest can name.
 pub const CALLS: &[&str] = &["net.connect"];
 
 /// One call by name, or a family of them: `net.connect`, `net.*`, `*`.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(into = "String")]
 pub struct CallPattern(String);
 
 /// The pattern names no call that exists.
@@ -52,11 +54,9 @@ impl fmt::Display for CallPattern {
     }
 }
 
-impl TryFrom<String> for CallPattern {
-    type Error = UnknownCall;
-
-    fn try_from(text: String) -> Result<Self, UnknownCall> {
-        text.parse()
+impl<'de> Deserialize<'de> for CallPattern {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer)
     }
 }
 

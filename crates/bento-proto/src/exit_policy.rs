@@ -6,9 +6,12 @@
 
 use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::address::{self, ALL, ALL_V4, Block, is_private};
+use crate::{
+    address::{self, ALL, ALL_V4, Block, is_private},
+    lines::from_text,
+};
 
 /// An ordered list of rules; the first that matches decides.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
@@ -18,8 +21,8 @@ pub struct ExitPolicy {
 }
 
 /// One rule: `accept 192.0.2.0/24:80-443`.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(into = "String")]
 pub struct Rule {
     accept: bool,
     addresses: Addresses,
@@ -34,6 +37,9 @@ enum Addresses {
     Private,
     Block { address: IpAddr, prefix: u32, block: Block },
 }
+
+/// Longest list of which each rule is looked at whether it matters: the cost grows with the fourth power.
+const SIMPLIFIED_MAX: usize = 24;
 
 /// Why a text is no rule.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -73,6 +79,36 @@ impl ExitPolicy {
         self.rules.iter().any(|rule| rule.accept && rule.ports.contains(&port))
     }
 
+    /// Rules for what both accept. Exact but for a few blocks around private addresses, where it may accept less; never more.
+    #[must_use]
+    pub fn both(&self, other: &Self) -> Self {
+        // In this order, the first pair that matches a destination is made of the two rules that decide on it.
+        let pairs = self.rules.iter().flat_map(|rule| other.rules.iter().filter_map(move |other| rule.both(other)));
+        let mut rules: Vec<Rule> = Vec::new();
+        for rule in pairs {
+            if !rules.contains(&rule) {
+                rules.push(rule);
+            }
+        }
+        Self { rules }.simplified()
+    }
+
+    /// The same with fewer rules, where that is easily seen.
+    fn simplified(mut self) -> Self {
+        self.rules.truncate(self.rules.iter().rposition(|rule| rule.accept).map_or(0, |last| last + 1));
+        let mut index = 0;
+        while self.rules.len() <= SIMPLIFIED_MAX && index < self.rules.len() {
+            let mut without = self.clone();
+            without.rules.remove(index);
+            if without.first_uncovered(&self).is_none() && self.first_uncovered(&without).is_none() {
+                self = without;
+            } else {
+                index += 1;
+            }
+        }
+        self
+    }
+
     /// A destination that `needs` accepts and this policy does not, if there is one.
     ///
     /// Exact: both policies are constant between the edges of their rules, so one point between each two edges decides for all.
@@ -95,6 +131,33 @@ impl ExitPolicy {
 }
 
 impl Rule {
+    /// Does it accept?
+    pub fn accepting(&self) -> bool {
+        self.accept
+    }
+
+    /// The block that it spans.
+    pub(crate) fn block(&self) -> Block {
+        self.addresses.block()
+    }
+
+    /// What this rule and the other decide on both, as a rule: it accepts if both do. Nothing, if that is nothing.
+    fn both(&self, other: &Self) -> Option<Self> {
+        let accept = self.accept && other.accept;
+        let (first, last) = (*self.ports.start().max(other.ports.start()), *self.ports.end().min(other.ports.end()));
+        // An accept that names a private block and one that does not have nothing in common.
+        if first > last || accept && self.addresses.is_private() != other.addresses.is_private() {
+            return None;
+        }
+        let addresses = match self.addresses.both(other.addresses) {
+            Common::All(addresses) => addresses,
+            // Rejecting more is on the side of safety, and so is accepting less.
+            Common::Within(wider) if !accept => wider,
+            Common::Within(_) | Common::None => return None,
+        };
+        Some(Self { accept, addresses, ports: first..=last })
+    }
+
     fn matches(&self, address: IpAddr, port: u16) -> bool {
         self.ports.contains(&port)
             && match self.addresses {
@@ -113,7 +176,50 @@ impl Rule {
     }
 }
 
+/// What two patterns have in common.
+enum Common {
+    None,
+    /// All of this pattern.
+    All(Addresses),
+    /// A part of this pattern, or none of it.
+    Within(Addresses),
+}
+
 impl Addresses {
+    fn is_private(self) -> bool {
+        match self {
+            Self::Private => true,
+            Self::Block { block, .. } => block.is_private(),
+            Self::All | Self::AllV4 | Self::AllV6 => false,
+        }
+    }
+
+    fn both(self, other: Self) -> Common {
+        let within = |inner: Block, outer: Block| outer.first <= inner.first && inner.last <= outer.last;
+        match (self, other) {
+            (one, other) if one == other => Common::All(one),
+            (Self::All, one) | (one, Self::All) => Common::All(one),
+            (Self::Private, one) | (one, Self::Private) => {
+                if one.is_private() {
+                    Common::All(one)
+                } else {
+                    Common::Within(Self::Private)
+                }
+            }
+            (Self::AllV4, Self::AllV6) | (Self::AllV6, Self::AllV4) => Common::None,
+            (Self::AllV6, one) | (one, Self::AllV6) => match one.block() {
+                block if within(block, ALL_V4) => Common::None,
+                block if within(ALL, block) => Common::All(Self::AllV6),
+                block if within(ALL_V4, block) => Common::Within(one),
+                _ => Common::All(one),
+            },
+            (one, other) if within(one.block(), other.block()) => Common::All(one),
+            (one, other) if within(other.block(), one.block()) => Common::All(other),
+            // Blocks lie within each other or apart.
+            _ => Common::None,
+        }
+    }
+
     /// The block it spans; wider than what it matches for `*6` and `private`, whose true edges are among the edges used anyway.
     fn block(self) -> Block {
         match self {
@@ -214,11 +320,9 @@ impl fmt::Display for ExitPolicy {
     }
 }
 
-impl TryFrom<String> for Rule {
-    type Error = RuleError;
-
-    fn try_from(text: String) -> Result<Self, RuleError> {
-        text.parse()
+impl<'de> Deserialize<'de> for Rule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer)
     }
 }
 
@@ -235,7 +339,7 @@ impl FromIterator<Rule> for ExitPolicy {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -309,7 +413,22 @@ mod tests {
         assert!(offers.first_uncovered(&policy(&["accept 127.0.0.1:80"])).is_some());
     }
 
-    fn rule() -> impl Strategy<Value = Rule> {
+    #[test]
+    fn what_two_policies_have_in_common_is_found() {
+        for (needs, offers, both) in [
+            (&["accept *:*"][..], &["reject private:*", "accept *:80", "accept *:443", "reject *:*"][..], "accept *:80, accept *:443"),
+            (&["accept *:443"], &["reject 93.184.216.0/24:*", "accept *:80-500"], "reject 93.184.216.0/24:443, accept *:443"),
+            (&["accept *:22"], &["accept *:80"], "nothing"),
+            (&["accept *:80"], &["accept 10.0.0.0/8:80"], "nothing"),
+            (&["accept 10.1.0.0/16:1-90"], &["accept 10.0.0.0/8:80"], "accept 10.1.0.0/16:80"),
+            (&["accept *6:*"], &["accept *:80"], "accept *6:80"),
+            (&["accept *4:*"], &["accept *6:80"], "nothing"),
+        ] {
+            assert_eq!(policy(needs).both(&policy(offers)).to_string(), both);
+        }
+    }
+
+    pub(crate) fn rule() -> impl Strategy<Value = Rule> {
         let pattern = prop_oneof![
             Just("*".to_owned()),
             Just("*4".to_owned()),
@@ -356,6 +475,16 @@ mod tests {
                     }
                 }
             }
+        }
+
+        #[test]
+        fn what_both_accept_is_accepted_by_each(
+            one in prop::collection::vec(rule(), 0..6), other in prop::collection::vec(rule(), 0..6)
+        ) {
+            let (one, other) = (ExitPolicy::new(one), ExitPolicy::new(other));
+            let both = one.both(&other);
+            prop_assert_eq!(one.first_uncovered(&both), None, "{}", both);
+            prop_assert_eq!(other.first_uncovered(&both), None, "{}", both);
         }
 
         #[test]

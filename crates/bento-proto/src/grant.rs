@@ -9,7 +9,8 @@ use crate::{
     exit_policy::ExitPolicy,
     manifest::{Egress, Manifest},
     refusal::Refusal,
-    unit::{Size, Span},
+    syscalls::{self, Syscalls},
+    unit::{Rate, Share, Size, Span},
 };
 
 /// One key of a manifest beside the same key of a policy.
@@ -33,7 +34,9 @@ pub struct Grant {
     memory: Size,
     scratch: Size,
     cpu: Span,
+    share: Share,
     traffic: Size,
+    rate: Rate,
     lifetime: Span,
     processes: u32,
     descriptors: u32,
@@ -42,6 +45,7 @@ pub struct Grant {
     egress: Option<Egress>,
     connect: ExitPolicy,
     node_connect: ExitPolicy,
+    syscalls: Syscalls,
 }
 
 /// A grant's amounts, as a node tells them to its client.
@@ -53,8 +57,12 @@ pub struct Granted {
     pub scratch: Size,
     /// CPU time in all.
     pub cpu: Span,
+    /// Part of one processor core.
+    pub share: Share,
     /// Bytes of all streams.
     pub traffic: Size,
+    /// Bytes of all streams in a second.
+    pub rate: Rate,
     /// From install to the end.
     pub lifetime: Span,
     /// Where connections leave, if it makes any.
@@ -69,7 +77,9 @@ impl Grant {
             memory: needs.memory,
             scratch: needs.scratch,
             cpu: needs.cpu,
+            share: needs.share,
             traffic: needs.traffic,
+            rate: needs.rate,
             lifetime: needs.lifetime,
             processes: needs.processes,
             descriptors: needs.descriptors,
@@ -78,6 +88,7 @@ impl Grant {
             egress,
             connect: needs.connect,
             node_connect,
+            syscalls: needs.syscalls,
         }
     }
 
@@ -101,9 +112,19 @@ impl Grant {
         self.cpu
     }
 
+    /// Part of one processor core, averaged over a short time.
+    pub fn share(&self) -> Share {
+        self.share
+    }
+
     /// Bytes of all its streams, both ways, over its whole life.
     pub fn traffic(&self) -> Size {
         self.traffic
+    }
+
+    /// Bytes of all its streams together, both ways, averaged over a second.
+    pub fn rate(&self) -> Rate {
+        self.rate
     }
 
     /// From install to the end.
@@ -124,6 +145,11 @@ impl Grant {
     /// Invocations at the same time.
     pub fn invocations(&self) -> u32 {
         self.invocations
+    }
+
+    /// The system calls that are open to it, as far as this machine has them; sorted.
+    pub fn syscalls(&self) -> Vec<&'static str> {
+        syscalls::on_this_machine(self.syscalls.names())
     }
 
     /// Where its connections leave: `tor` or `direct`, or nothing when the node offers neither.
@@ -169,7 +195,9 @@ impl Grant {
             memory: self.memory,
             scratch: self.scratch,
             cpu: self.cpu,
+            share: self.share,
             traffic: self.traffic,
+            rate: self.rate,
             lifetime: self.lifetime,
             egress: self.egress,
         }

@@ -9,7 +9,9 @@ use crate::{
     call::CallPattern,
     exit_policy::ExitPolicy,
     limits::{DESCRIPTORS_MIN, MANIFEST_BYTES_MAX, MANIFEST_RULES_MAX, MEMORY_BYTES_MIN, METHODS_MAX, SCRATCH_BYTES_MIN},
-    unit::{Size, Span},
+    lines,
+    syscalls::Syscalls,
+    unit::{Rate, Share, Size, Span},
 };
 
 /// A function's name, code, methods and needs.
@@ -28,7 +30,7 @@ pub struct Manifest {
 }
 
 /// What a function asks of a node. Every key may be left out; it then asks for the small amount given here.
-#[derive(Clone, Debug, Eq, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Needs {
     /// Which set of packages. `python3`.
@@ -39,8 +41,12 @@ pub struct Needs {
     pub scratch: Size,
     /// CPU time over its whole life. 10 s.
     pub cpu: Span,
+    /// Part of one processor core, averaged over a short time. 100 %.
+    pub share: Share,
     /// Bytes of all its streams, both ways, over its whole life. 16 MiB.
     pub traffic: Size,
+    /// Bytes of all its streams together, both ways, averaged over a second. 4 MiB/s.
+    pub rate: Rate,
     /// From install to the end. 10 min.
     pub lifetime: Span,
     /// Threads at the same time, its first one included. 8.
@@ -55,6 +61,8 @@ pub struct Needs {
     pub egress: Egress,
     /// Where it connects. Nowhere.
     pub connect: ExitPolicy,
+    /// System calls. The default.
+    pub syscalls: Syscalls,
 }
 
 /// Where a function's connections leave.
@@ -86,7 +94,9 @@ impl Default for Needs {
             memory: Size::mib(64),
             scratch: Size::mib(8),
             cpu: Span::seconds(10),
+            share: Share::CORE,
             traffic: Size::mib(16),
+            rate: Rate::mib(4),
             lifetime: Span::seconds(600),
             processes: 8,
             descriptors: 64,
@@ -94,6 +104,7 @@ impl Default for Needs {
             calls: Vec::new(),
             egress: Egress::Any,
             connect: ExitPolicy::default(),
+            syscalls: Syscalls::default(),
         }
     }
 }
@@ -108,8 +119,10 @@ pub enum ManifestError {
     #[error("{0}")]
     Toml(String),
     /// A key has a value that cannot be.
-    #[error("{key}: {reason}")]
+    #[error("{line}{key}: {reason}")]
     Value {
+        /// Its line, as `line 3: `; empty where the text does not have the key.
+        line: String,
         /// The key.
         key: &'static str,
         /// What is wrong, and what would be right.
@@ -144,7 +157,7 @@ impl Manifest {
             return Err(ManifestError::TooLong(text.len()));
         }
         let file: File = toml::from_str(text).map_err(|error| ManifestError::Toml(error.to_string().trim_end().to_owned()))?;
-        let value = |key, reason: String| Err(ManifestError::Value { key, reason });
+        let value = |key, reason: String| Err(ManifestError::Value { line: lines::front(text, key), key, reason });
         if !is_name(&file.name) {
             return value("name", "must be 1 to 40 lower-case letters, digits and hyphens".into());
         }
@@ -169,35 +182,45 @@ impl Manifest {
                 ),
             );
         }
-        let needs = &file.needs;
-        if !is_name(&needs.image) {
-            return value("needs.image", "must be 1 to 40 lower-case letters, digits and hyphens".into());
+        if let Err((key, reason)) = file.needs.check() {
+            return value(key, reason);
         }
-        if needs.connect.rules().len() > MANIFEST_RULES_MAX {
-            return value("needs.connect", format!("has more than {MANIFEST_RULES_MAX} rules"));
+        Ok(Self { name: file.name, description: file.description, code: file.code, methods: file.methods, needs: file.needs })
+    }
+}
+
+impl Needs {
+    /// Checks what the types do not: the key that cannot be so, and why.
+    pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
+        if !is_name(&self.image) {
+            return Err(("needs.image", "must be 1 to 40 lower-case letters, digits and hyphens".into()));
+        }
+        if self.connect.rules().len() > MANIFEST_RULES_MAX {
+            return Err(("needs.connect", format!("has more than {MANIFEST_RULES_MAX} rules")));
         }
         // Whoever asks for less than can be had is told so here: what a jail refuses is taken for the node's own trouble.
         for (key, amount, least, words) in [
-            ("needs.memory", needs.memory.as_bytes(), MEMORY_BYTES_MIN, Size::bytes(MEMORY_BYTES_MIN).to_string()),
-            ("needs.scratch", needs.scratch.as_bytes(), SCRATCH_BYTES_MIN, Size::bytes(SCRATCH_BYTES_MIN).to_string()),
-            ("needs.descriptors", needs.descriptors.into(), DESCRIPTORS_MIN, DESCRIPTORS_MIN.to_string()),
+            ("needs.memory", self.memory.as_bytes(), MEMORY_BYTES_MIN, Size::bytes(MEMORY_BYTES_MIN).to_string()),
+            ("needs.scratch", self.scratch.as_bytes(), SCRATCH_BYTES_MIN, Size::bytes(SCRATCH_BYTES_MIN).to_string()),
+            ("needs.descriptors", self.descriptors.into(), DESCRIPTORS_MIN, DESCRIPTORS_MIN.to_string()),
         ] {
             if amount < least {
-                return value(key, format!("must be at least {words}"));
+                return Err((key, format!("must be at least {words}")));
             }
         }
         for (key, amount) in [
-            ("needs.cpu", needs.cpu.as_millis()),
-            ("needs.traffic", needs.traffic.as_bytes()),
-            ("needs.lifetime", needs.lifetime.as_millis()),
-            ("needs.processes", needs.processes.into()),
-            ("needs.invocations", needs.invocations.into()),
+            ("needs.cpu", self.cpu.as_millis()),
+            ("needs.traffic", self.traffic.as_bytes()),
+            ("needs.rate", self.rate.bytes_per_second()),
+            ("needs.lifetime", self.lifetime.as_millis()),
+            ("needs.processes", self.processes.into()),
+            ("needs.invocations", self.invocations.into()),
         ] {
             if amount == 0 {
-                return value(key, "must be more than nothing".into());
+                return Err((key, "must be more than nothing".into()));
             }
         }
-        Ok(Self { name: file.name, description: file.description, code: file.code, methods: file.methods, needs: file.needs })
+        Ok(())
     }
 }
 
@@ -249,7 +272,16 @@ mod tests {
             ("\"page\"", "\"__init__\"", "__init__"),
             ("\"page\"", "", "methods"),
             ("browser", "Browser", "name"),
-            ("[needs]", "code = \"../x.py\"\n[needs]", "code"),
+            ("[needs]", "code = \"../x.py\"\n[needs]", "line 4: code"),
+            ("memory = \"32 MiB\"", "memory = \"16383 KiB\"", "line 5: needs.memory"),
+            ("memory = \"32 MiB\"", "rate = \"0 B/s\"", "line 5: needs.rate"),
+            ("memory = \"32 MiB\"", "share = \"0 %\"", "line 5"),
+            ("memory = \"32 MiB\"", "syscalls = [\"default\",\n \"+frobnicate\"]", "line 6"),
+            ("memory = \"32 MiB\"", "syscalls = [\"default\",\n \"+frobnicate\"]", "no system call `frobnicate`"),
+            ("memory = \"32 MiB\"", "syscalls = \"none\"", "line 5"),
+            ("[\"accept *:443\"]", "[\n\"accept *:80\",\n\"accept *:0\"]", "line 8"),
+            ("connect = [\"accept *:443\"]", "calls = [\n\n\"net.listen\"]", "line 8"),
+            ("[\"accept *:443\"]", "\"relay\"", "line 6"),
             ("[needs]", "egress = \"tor\"\n[needs]", "egress"),
         ] {
             let error = Manifest::parse(&GOOD.replace(from, to)).unwrap_err().to_string();

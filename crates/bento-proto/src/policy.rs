@@ -7,9 +7,11 @@ use crate::{
     exit_policy::ExitPolicy,
     grant::{Grant, Line},
     limits::{POLICY_BYTES_MAX, POLICY_RULES_MAX},
+    lines,
     manifest::{Egress, Manifest, is_name},
     refusal::Refusal,
-    unit::{Size, Span},
+    syscalls::Syscalls,
+    unit::{Rate, Share, Size, Span},
 };
 
 /// What a node allows any one function, and how many of them. Has the keys of a manifest's needs, and a few that concern the node alone.
@@ -32,8 +34,12 @@ pub struct Offers {
     pub scratch: Size,
     /// CPU time over its whole life. 60 s.
     pub cpu: Span,
+    /// Part of one processor core, averaged over a short time. 100 %.
+    pub share: Share,
     /// Bytes of all its streams, both ways, over its whole life. 256 MiB.
     pub traffic: Size,
+    /// Bytes of all its streams together, both ways, averaged over a second. 16 MiB/s.
+    pub rate: Rate,
     /// From install to the end. 24 h.
     pub lifetime: Span,
     /// Threads at the same time. 32.
@@ -48,8 +54,12 @@ pub struct Offers {
     pub egress: Vec<Egress>,
     /// Where functions may connect. Public addresses at ports 80 and 443.
     pub connect: ExitPolicy,
+    /// System calls. The default.
+    pub syscalls: Syscalls,
     /// Functions at the same time, all together. 50.
     pub functions: u32,
+    /// Functions that are installed within any 24 hours, all together. 1000.
+    pub functions_per_day: u32,
 }
 
 impl Default for Offers {
@@ -60,7 +70,9 @@ impl Default for Offers {
             memory: Size::mib(256),
             scratch: Size::mib(64),
             cpu: Span::seconds(60),
+            share: Share::CORE,
             traffic: Size::mib(256),
+            rate: Rate::mib(16),
             lifetime: Span::seconds(24 * 3600),
             processes: 32,
             descriptors: 256,
@@ -68,7 +80,9 @@ impl Default for Offers {
             calls: ["net.connect"].iter().filter_map(|call| call.parse().ok()).collect(),
             egress: vec![Egress::Tor],
             connect: web.iter().filter_map(|rule| rule.parse().ok()).collect(),
+            syscalls: Syscalls::default(),
             functions: 50,
+            functions_per_day: 1000,
         }
     }
 }
@@ -83,8 +97,10 @@ pub enum PolicyError {
     #[error("{0}")]
     Toml(String),
     /// A key has a value that cannot be.
-    #[error("offers.{key}: {reason}")]
+    #[error("{line}offers.{key}: {reason}")]
     Value {
+        /// Its line, as `line 3: `; empty where there is no text, or it does not have the key.
+        line: String,
         /// The key.
         key: &'static str,
         /// What is wrong, and what would be right.
@@ -102,7 +118,7 @@ impl Policy {
             return Err(PolicyError::TooLong(text.len()));
         }
         let policy: Self = toml::from_str(text).map_err(|error| PolicyError::Toml(error.to_string().trim_end().to_owned()))?;
-        policy.check()?;
+        policy.check().map_err(|error| error.within(text))?;
         Ok(policy)
     }
 
@@ -112,7 +128,7 @@ impl Policy {
     /// When a value cannot be.
     pub fn check(&self) -> Result<(), PolicyError> {
         let offers = &self.offers;
-        let value = |key, reason: String| Err(PolicyError::Value { key, reason });
+        let value = |key, reason: String| Err(PolicyError::Value { line: String::new(), key, reason });
         if offers.image.is_empty() || !offers.image.iter().all(|image| is_name(image)) {
             return value("image", "must name at least one image, each 1 to 40 lower-case letters, digits and hyphens".into());
         }
@@ -131,6 +147,13 @@ impl Policy {
         toml::to_string(self).unwrap_or_default()
     }
 
+    /// The keys in which this policy differs from an earlier one, in the order of the alphabet.
+    pub fn changed(&self, earlier: &Self) -> Vec<String> {
+        let table = |policy: &Self| toml::Table::try_from(&policy.offers).unwrap_or_default();
+        let earlier = table(earlier);
+        table(self).into_iter().filter(|(key, value)| earlier.get(key) != Some(value)).map(|(key, _)| key).collect()
+    }
+
     /// Compares a manifest with this policy, line by line, in the order in which both are written.
     pub fn compare(&self, manifest: &Manifest) -> Vec<Line> {
         let (needs, offers) = (&manifest.needs, &self.offers);
@@ -145,12 +168,19 @@ impl Policy {
             Some((address, port)) => format!("{} (not {} port {port})", offers.connect, address),
             None => offers.connect.to_string(),
         };
+        let closed = needs.syscalls.beyond(&offers.syscalls);
+        let syscalls_offer = match closed.as_slice() {
+            [] => offers.syscalls.to_string(),
+            names => format!("{} (not {})", offers.syscalls, Syscalls::told(names)),
+        };
         vec![
             amount("image", needs.image.clone(), list(&offers.image), offers.image.contains(&needs.image)),
             size("memory", needs.memory, offers.memory),
             size("scratch", needs.scratch, offers.scratch),
             span("cpu", needs.cpu, offers.cpu),
+            amount("share", needs.share.to_string(), offers.share.to_string(), needs.share <= offers.share),
             size("traffic", needs.traffic, offers.traffic),
+            amount("rate", needs.rate.to_string(), offers.rate.to_string(), needs.rate <= offers.rate),
             span("lifetime", needs.lifetime, offers.lifetime),
             upto("processes", needs.processes, offers.processes),
             upto("descriptors", needs.descriptors, offers.descriptors),
@@ -158,6 +188,7 @@ impl Policy {
             amount("calls", list(&needs.calls), list(&offers.calls), calls_fit),
             amount("egress", needs.egress.to_string(), list(&offers.egress), egress_fits),
             amount("connect", needs.connect.to_string(), connect_offer, uncovered.is_none()),
+            amount("syscalls", needs.syscalls.to_string(), syscalls_offer, closed.is_empty()),
         ]
     }
 
@@ -172,11 +203,124 @@ impl Policy {
         }
     }
 
-    fn egress(&self, need: Egress) -> Option<Egress> {
+    pub(crate) fn egress(&self, need: Egress) -> Option<Egress> {
         self.offers.egress.iter().copied().find(|offer| need == Egress::Any || need == *offer)
     }
 }
 
-fn list<T: ToString>(items: &[T]) -> String {
+impl PolicyError {
+    /// With the line of this text.
+    fn within(self, text: &str) -> Self {
+        match self {
+            Self::Value { key, reason, .. } => Self::Value { line: lines::front(text, &format!("offers.{key}")), key, reason },
+            other => other,
+        }
+    }
+}
+
+/// What stands in place of rules where the operator wants those of the relay beside the node.
+const RELAY: &str = "relay";
+
+/// A policy file as its operator wrote it. What a node publishes is always a [`Policy`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum PolicyFile {
+    /// It says everything.
+    Whole(Policy),
+    /// It says `connect = "relay"`: the rules are to be asked of the relay beside the node.
+    Relay(RelayPolicy),
+}
+
+/// A policy that lacks the relay's rules.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RelayPolicy(Policy);
+
+impl PolicyFile {
+    /// Reads a policy file.
+    ///
+    /// # Errors
+    /// With the line, when it is not TOML, has an unknown key, or a value that cannot be.
+    pub fn parse(text: &str) -> Result<Self, PolicyError> {
+        if text.len() > POLICY_BYTES_MAX {
+            return Err(PolicyError::TooLong(text.len()));
+        }
+        match lines::value(text, Some("offers"), "connect") {
+            Some((value, span)) if value.as_str() == Some(RELAY) => {
+                // An empty list in as many bytes, so that errors tell the lines and columns of the file.
+                let mut list = text.to_owned();
+                list.replace_range(span.clone(), &format!("{:<width$}", "[]", width = span.len()));
+                Policy::parse(&list).map(|policy| Self::Relay(RelayPolicy(policy)))
+            }
+            _ => Policy::parse(text).map(Self::Whole),
+        }
+    }
+
+    /// The policy, without the rules of a relay if it wants them.
+    pub fn without_relay(&self) -> &Policy {
+        match self {
+            Self::Whole(policy) | Self::Relay(RelayPolicy(policy)) => policy,
+        }
+    }
+}
+
+impl RelayPolicy {
+    /// The policy with the relay's rules.
+    ///
+    /// # Errors
+    /// When they are more than a policy takes.
+    pub fn with(mut self, rules: ExitPolicy) -> Result<Policy, PolicyError> {
+        self.0.offers.connect = rules;
+        self.0.check()?;
+        Ok(self.0)
+    }
+}
+
+pub(crate) fn list<T: ToString>(items: &[T]) -> String {
     if items.is_empty() { "nothing".into() } else { items.iter().map(T::to_string).collect::<Vec<_>>().join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_that_is_none_is_told_with_its_line() {
+        for (text, says) in [
+            ("[offers]\n\nimage = []\n", "line 3: offers.image"),
+            ("[offers]\nmemory = \"1 GiB\"\negress = [\"any\"]\n", "line 3: offers.egress"),
+            ("[offers]\nsyscalls = [\n  \"default\",\n  \"-frobnicate\",\n]\n", "line 4"),
+            ("[offers]\nsyscalls = [\n  \"default\",\n  \"-frobnicate\",\n]\n", "no system call `frobnicate`"),
+            ("[offers]\nsyscalls = [\"default\", \"+ptrace\"]\n", "line 2"),
+            ("[offers]\nsyscalls = [\"default\", \"+ptrace\"]\n", "never open"),
+            ("[offers]\nsyscalls = []\n", "line 2"),
+            ("[offers]\n\nshare = \"6401 %\"\n", "line 3"),
+            ("[offers]\nrate = \"1 MiB\"\n", "line 2"),
+            ("[offers]\nconnect = \"relays\"\n", "line 2"),
+            ("[offers]\nconnect = \"relay\"\n\nmemmory = \"1 B\"\n", "line 4"),
+            ("[offers]\nconnect = \"relay\"\negress = [\"any\"]\n", "line 3: offers.egress"),
+        ] {
+            let error = PolicyFile::parse(text).unwrap_err().to_string();
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_keys_that_changed_are_named_and_no_others() {
+        let policy = |text: &str| Policy::parse(&format!("[offers]\n{text}")).unwrap();
+        let changed = policy("memory = '1 GiB'\nconnect = ['accept *:80']\ncpu = '1 min'").changed(&policy(""));
+        assert_eq!(changed, ["connect", "memory"]);
+        assert!(policy("").changed(&policy("syscalls = 'default'")).is_empty());
+    }
+
+    #[test]
+    fn a_file_may_want_the_rules_of_a_relay_and_a_published_policy_may_not() {
+        let text = "[offers]\nmemory = \"1 GiB\"\nconnect = 'relay' # its own\n";
+        let PolicyFile::Relay(lacking) = PolicyFile::parse(text).unwrap() else { panic!("it does not want the relay's") };
+        let rules: ExitPolicy = ["accept *:22".parse().unwrap()].into_iter().collect();
+        let policy = lacking.clone().with(rules.clone()).unwrap();
+        assert_eq!((policy.offers.memory, &policy.offers.connect), (Size::mib(1024), &rules));
+        assert!(Policy::parse(text).is_err());
+        assert!(matches!(PolicyFile::parse(&policy.to_toml()), Ok(PolicyFile::Whole(whole)) if whole == policy));
+        let many = std::iter::repeat_n(rules.rules()[0].clone(), POLICY_RULES_MAX + 1).collect();
+        assert!(lacking.with(many).unwrap_err().to_string().contains("256"));
+    }
 }

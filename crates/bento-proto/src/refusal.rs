@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{grant::Line, outcome::Bound, token::TokenError};
+use crate::{grant::Line, outcome::Bound, token::TokenError, unit::Span};
 
 /// The node will not do what was asked. Travels to the client as a [`Problem`].
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -38,6 +38,14 @@ pub enum Refusal {
         what: &'static str,
         /// How many it takes.
         limit: u64,
+    },
+    /// As many as may come within 24 hours have come.
+    #[error("the node has taken as many functions as it takes in 24 hours ({limit}); {}", next_place(.free_in))]
+    BusyToday {
+        /// How many it takes.
+        limit: u64,
+        /// When the next place is free; never where it takes none at all.
+        free_in: Option<Span>,
     },
     /// The function has used up what it was granted.
     #[error("the function has used up its {0}")]
@@ -110,6 +118,15 @@ pub struct ProblemLine {
     pub offers: String,
 }
 
+fn next_place(free_in: &Option<Span>) -> String {
+    match free_in.map(Span::as_seconds_up) {
+        Some(seconds @ 0..120) => format!("the next place is free in {seconds} s"),
+        Some(seconds @ 120..7200) => format!("the next place is free in {} min", seconds.div_ceil(60)),
+        Some(seconds) => format!("the next place is free in {} h", seconds.div_ceil(3600)),
+        None => "try elsewhere".into(),
+    }
+}
+
 const URN: &str = "urn:bento:problem:";
 
 impl Refusal {
@@ -122,7 +139,7 @@ impl Refusal {
             Self::NoToken => "no-token",
             Self::TokenInUse => "token-in-use",
             Self::UnknownMethod { .. } => "unknown-method",
-            Self::Busy { .. } => "busy",
+            Self::Busy { .. } | Self::BusyToday { .. } => "busy",
             Self::Spent(_) => "spent",
             Self::BadBundle(_) => "bad-bundle",
             Self::BadRequest(_) => "bad-request",
@@ -141,7 +158,7 @@ impl Refusal {
             Self::UnknownToken | Self::BadToken(_) | Self::NoToken => 401,
             Self::TokenInUse => 409,
             Self::UnknownMethod { .. } => 404,
-            Self::Busy { .. } => 429,
+            Self::Busy { .. } | Self::BusyToday { .. } => 429,
             Self::BadBundle(_) | Self::Unloadable { .. } => 422,
             Self::BadRequest(_) => 400,
             Self::TooLong { .. } => 413,
@@ -174,5 +191,21 @@ impl From<&Refusal> for Problem {
             _ => {}
         }
         problem
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_too_late_in_the_day_is_told_when_to_come_again() {
+        for (seconds, says) in [(1, "in 1 s"), (119, "in 119 s"), (121, "in 3 min"), (86_400, "in 24 h")] {
+            let refusal = Refusal::BusyToday { limit: 5, free_in: Some(Span::seconds(seconds)) };
+            let problem = Problem::from(&refusal);
+            assert!(problem.detail.contains(says) && problem.detail.contains("(5)"), "{}", problem.detail);
+            assert_eq!((problem.code(), problem.status), ("busy", 429));
+        }
+        assert!(Refusal::BusyToday { limit: 0, free_in: None }.to_string().ends_with("try elsewhere"));
     }
 }

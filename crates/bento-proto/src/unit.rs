@@ -14,6 +14,19 @@ pub struct Size(u64);
 #[serde(try_from = "String", into = "String")]
 pub struct Span(u64);
 
+/// A part of one processor core, in whole percent: more than 100 % means more than one core.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Share(u32);
+
+/// An amount of traffic in a second, in bytes.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Rate(Size);
+
+/// Most that a share can be, in percent: 64 cores. More is a slip of the hand.
+const SHARE_MAX: u32 = 6400;
+
 /// Why a text is no amount.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum UnitError {
@@ -30,6 +43,9 @@ pub enum UnitError {
     /// The amount passes what can be counted.
     #[error("`{0}` is too large to count")]
     Overflow(String),
+    /// The text is no share.
+    #[error("`{0}` is no share of a processor core: write a whole number from 1 to {SHARE_MAX} and `%`, such as `50 %`")]
+    Share(String),
 }
 
 const SIZES: &[(&str, u64)] = &[("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
@@ -79,6 +95,28 @@ impl Span {
     }
 }
 
+impl Share {
+    /// One whole core.
+    pub const CORE: Self = Self(100);
+
+    /// In percent of one core.
+    pub const fn percent(self) -> u32 {
+        self.0
+    }
+}
+
+impl Rate {
+    /// So many times 1,048,576 bytes a second.
+    pub const fn mib(count: u64) -> Self {
+        Self(Size::mib(count))
+    }
+
+    /// In bytes a second.
+    pub const fn bytes_per_second(self) -> u64 {
+        self.0.as_bytes()
+    }
+}
+
 fn parse(text: &str, units: &[(&str, u64)], names: &'static str, example: &'static str) -> Result<u64, UnitError> {
     let form = || UnitError::Form { text: text.chars().take(40).collect(), units: names, example };
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
@@ -111,6 +149,47 @@ impl FromStr for Span {
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
         parse(text, SPANS, "ms, s, min, h, d", "10 min").map(Self)
+    }
+}
+
+impl FromStr for Share {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let no = || UnitError::Share(text.chars().take(40).collect());
+        let number = text.strip_suffix('%').ok_or_else(no)?;
+        let number = number.strip_suffix(' ').unwrap_or(number);
+        // The standard library would take a plus sign as well.
+        let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        let percent = digits.then(|| number.parse().ok()).flatten().filter(|percent| (1..=SHARE_MAX).contains(percent));
+        percent.map(Self).ok_or_else(no)
+    }
+}
+
+impl FromStr for Rate {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        const UNITS: &str = "B/s, KiB/s, MiB/s, GiB/s, TiB/s";
+        let form = || UnitError::Form { text: text.chars().take(40).collect(), units: UNITS, example: "4 MiB/s" };
+        parse(text.strip_suffix("/s").ok_or_else(form)?, SIZES, UNITS, "4 MiB/s").map(|bytes| Self(Size(bytes))).map_err(
+            |error| match error {
+                UnitError::Overflow(_) => UnitError::Overflow(text.chars().take(40).collect()),
+                _ => form(),
+            },
+        )
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} %", self.0)
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/s", self.0)
     }
 }
 
@@ -154,6 +233,34 @@ impl From<Span> for String {
     }
 }
 
+impl TryFrom<String> for Share {
+    type Error = UnitError;
+
+    fn try_from(text: String) -> Result<Self, UnitError> {
+        text.parse()
+    }
+}
+
+impl From<Share> for String {
+    fn from(amount: Share) -> Self {
+        amount.to_string()
+    }
+}
+
+impl TryFrom<String> for Rate {
+    type Error = UnitError;
+
+    fn try_from(text: String) -> Result<Self, UnitError> {
+        text.parse()
+    }
+}
+
+impl From<Rate> for String {
+    fn from(amount: Rate) -> Self {
+        amount.to_string()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -172,9 +279,27 @@ mod tests {
         assert_eq!("99999999 TiB".parse::<Size>(), Err(UnitError::Overflow("99999999 TiB".into())));
     }
 
+    #[test]
+    fn shares_and_rates_are_read_and_their_wrong_neighbours_refused() {
+        assert_eq!("50 %".parse(), Ok(Share(50)));
+        assert_eq!("6400%".parse(), Ok(Share(SHARE_MAX)));
+        for wrong in ["", "%", "0 %", "6401 %", "50", "50  %", "+50 %", "-1 %", "1.5 %", " 50 %", "50 % ", "99999999999 %", "٣ %"] {
+            assert_eq!(wrong.parse::<Share>(), Err(UnitError::Share(wrong.into())));
+        }
+        assert_eq!("4 MiB/s".parse(), Ok(Rate::mib(4)));
+        assert_eq!("0 B/s".parse::<Rate>().unwrap().bytes_per_second(), 0);
+        for wrong in ["", "/s", "4", "4 MiB", "4 MiB/", "4 MiB / s", "4 MiB/min", "4 MB/s", "-4 B/s", "4 MiB/s/s"] {
+            let error = wrong.parse::<Rate>().unwrap_err();
+            assert!(matches!(&error, UnitError::Form { text, example: "4 MiB/s", .. } if text == wrong), "{error:?}");
+        }
+        assert_eq!("16777216 TiB/s".parse::<Rate>(), Err(UnitError::Overflow("16777216 TiB/s".into())));
+    }
+
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(amount in any::<u64>()) {
+        fn what_is_written_is_read_back(amount in any::<u64>(), percent in 1..=SHARE_MAX) {
+            prop_assert_eq!(Share(percent).to_string().parse::<Share>().unwrap(), Share(percent));
+            prop_assert_eq!(Rate(Size(amount)).to_string().parse::<Rate>().unwrap(), Rate(Size(amount)));
             prop_assert_eq!(Size(amount).to_string().parse::<Size>().unwrap(), Size(amount));
             prop_assert_eq!(Span(amount).to_string().parse::<Span>().unwrap(), Span(amount));
         }
@@ -182,6 +307,7 @@ mod tests {
         #[test]
         fn no_text_panics(text in ".{0,60}") {
             let _ = text.parse::<Size>();
+            let _ = (text.parse::<Share>(), text.parse::<Rate>());
             let _ = text.parse::<Span>();
         }
     }

@@ -4,9 +4,11 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use bento_proto::{
-    Digest, ExitPolicy, InvocationToken, Manifest, Policy, Refusal, ShutdownToken, Size, Span, address,
+    Digest, ExitPolicy, InvocationToken, Manifest, Policy, Rate, Refusal, Share, ShutdownToken, Size, Span, Syscalls, address,
     exit_policy::{Rule, RuleError},
     pad::{self, PadError},
+    relay::{self, RelayError},
+    syscalls::{self, SyscallsError},
     token::TokenError,
     unit::UnitError,
 };
@@ -46,13 +48,17 @@ mod units {
         spans: Vec<Case>,
         no_sizes: Vec<Wrong>,
         no_spans: Vec<Wrong>,
+        shares: Vec<Case>,
+        rates: Vec<Case>,
+        no_shares: Vec<Wrong>,
+        no_rates: Vec<Wrong>,
     }
 
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Case {
         text: String,
-        #[serde(alias = "bytes", alias = "milliseconds")]
+        #[serde(alias = "bytes", alias = "milliseconds", alias = "percent", alias = "bytes_per_second")]
         amount: u64,
         written: String,
     }
@@ -71,7 +77,22 @@ mod units {
         let because = |error: UnitError| match error {
             UnitError::Form { .. } => "form",
             UnitError::Overflow(_) => "overflow",
+            UnitError::Share(_) => "share",
         };
+        for case in file.shares {
+            let share: Share = case.text.parse().unwrap();
+            assert_eq!((u64::from(share.percent()), share.to_string()), (case.amount, case.written), "{}", case.text);
+        }
+        for case in file.rates {
+            let rate: Rate = case.text.parse().unwrap();
+            assert_eq!((rate.bytes_per_second(), rate.to_string()), (case.amount, case.written), "{}", case.text);
+        }
+        for case in file.no_shares {
+            assert_eq!(because(case.text.parse::<Share>().unwrap_err()), case.because, "{:?}", case.text);
+        }
+        for case in file.no_rates {
+            assert_eq!(because(case.text.parse::<Rate>().unwrap_err()), case.because, "{:?}", case.text);
+        }
         for case in file.no_sizes {
             assert_eq!(because(case.text.parse::<Size>().unwrap_err()), case.because, "{:?}", case.text);
         }
@@ -94,6 +115,15 @@ mod exit_policies {
         private: Vec<IpAddr>,
         public: Vec<IpAddr>,
         decisions: Vec<Decision>,
+        relays: Vec<Told>,
+        no_relays: Vec<Wrong>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Told {
+        told: String,
+        rules: Vec<String>,
     }
 
     #[derive(Deserialize)]
@@ -154,6 +184,23 @@ mod exit_policies {
                     assert_eq!(policy.accepts(address, port), accepted, "{policy}: {address} {port}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_a_relay_tells_of_itself_is_taken_over_or_refused() {
+        let file: File = read(include_str!("../../../spec/vectors/exit-policy.json"));
+        for case in file.relays {
+            assert_eq!(relay::parse(&case.told).unwrap(), policy(&case.rules), "{:?}", case.told);
+        }
+        for case in file.no_relays {
+            let because = match relay::parse(&case.text).expect_err(&case.text) {
+                RelayError::Empty => "empty",
+                RelayError::TooMany(_) => "too many",
+                RelayError::Rule { .. } => "rule",
+                RelayError::Unsayable(_) => "unsayable",
+            };
+            assert_eq!(because, case.because, "{:?}", case.text);
         }
     }
 
@@ -222,6 +269,80 @@ mod admit {
             let error = Policy::parse(&case.text).expect_err(&case.name).to_string();
             assert!(error.contains(&case.says), "{}: {error}", case.name);
         }
+    }
+}
+
+mod system_calls {
+    use super::*;
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct File {
+        #[serde(rename = "what")]
+        _what: String,
+        default: Vec<String>,
+        never: Vec<String>,
+        lists: Vec<List>,
+        sets: Vec<Sets>,
+        no_lists: Vec<NoList>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct List {
+        list: Vec<String>,
+        written: Vec<String>,
+        adds: Vec<String>,
+        takes: Vec<String>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Sets {
+        one: Syscalls,
+        other: Syscalls,
+        beyond: Vec<String>,
+        both: Syscalls,
+        either: Syscalls,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct NoList {
+        list: Vec<String>,
+        because: String,
+    }
+
+    #[test]
+    fn lists_of_system_calls_mean_their_sets() {
+        let file: File = read(include_str!("../../../spec/vectors/syscalls.json"));
+        assert_eq!((syscalls::default(), syscalls::never()), (as_strs(&file.default).as_slice(), as_strs(&file.never).as_slice()));
+        for case in file.lists {
+            let set = Syscalls::parse(as_strs(&case.list)).unwrap();
+            assert_eq!(set.words(), case.written);
+            assert_eq!(set.beyond(&Syscalls::default()), as_strs(&case.adds));
+            assert_eq!(Syscalls::default().beyond(&set), as_strs(&case.takes));
+        }
+        for case in file.sets {
+            assert_eq!(case.one.beyond(&case.other), as_strs(&case.beyond));
+            assert_eq!((case.one.both(&case.other), case.one.either(&case.other)), (case.both, case.either));
+        }
+        for case in file.no_lists {
+            let because = match Syscalls::parse(as_strs(&case.list)).unwrap_err() {
+                SyscallsError::Beginning => "beginning",
+                SyscallsError::Sign(_) => "sign",
+                SyscallsError::Unknown(_) => "unknown",
+                SyscallsError::Never(_) => "never",
+                SyscallsError::Present(_) => "present",
+                SyscallsError::Absent(_) => "absent",
+                SyscallsError::Twice(_) => "twice",
+            };
+            assert_eq!(because, case.because, "{:?}", case.list);
+        }
+    }
+
+    fn as_strs(names: &[String]) -> Vec<&str> {
+        names.iter().map(String::as_str).collect()
     }
 }
 

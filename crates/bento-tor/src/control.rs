@@ -224,6 +224,13 @@ impl Controller {
         Bootstrap::parse(&text).ok_or(ControlError::Protocol("the bootstrap phase cannot be read"))
     }
 
+    /// A relay's own exit policy, one rule an item, as tor writes them: `accept6` and `reject6` are for IPv6 addresses.
+    ///
+    /// Refused with 551 while the relay has no descriptor yet, and with 552 by a Tor that is no relay.
+    pub async fn exit_policy(&self) -> Result<Vec<String>, ControlError> {
+        self.get_info("exit-policy/full").await.map(|text| exit_policy(&text))
+    }
+
     /// Waits until the connection has ended.
     pub async fn closed(&self) {
         self.requests.closed().await;
@@ -253,6 +260,24 @@ fn info(reply: Reply, key: &str) -> Option<String> {
         return Some(line.data.unwrap_or_else(|| value.to_owned()));
     }
     None
+}
+
+/// ```text
+/// 250+exit-policy/full=
+/// accept *:80
+/// accept6 *:80
+/// reject *:*
+/// reject6 *:*
+/// .
+/// 250 OK
+/// ```
+/// or, from a relay that is no exit:
+/// ```text
+/// 250-exit-policy/full=reject *:*
+/// 250 OK
+/// ```
+fn exit_policy(text: &str) -> Vec<String> {
+    text.split(['\n', ',']).map(str::trim).filter(|rule| !rule.is_empty()).map(str::to_owned).collect()
 }
 
 /// ```text

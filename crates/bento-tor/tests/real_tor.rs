@@ -94,3 +94,33 @@ async fn a_start_that_fails_says_why() {
     let error = tor.socks().connect("site.example", 80, &isolation, Duration::from_secs(5)).await.unwrap_err();
     assert!(matches!(error, SocksError::NoTor { .. }), "{error:?}");
 }
+
+#[tokio::test]
+async fn a_relay_tells_its_exit_policy_and_a_client_has_none() {
+    let directory = tempfile::tempdir().unwrap();
+    // A relay off the network makes no descriptor, and without one it does not know its policy. Its only authority is a closed port here.
+    let lines = [
+        "TestingTorNetwork 1",
+        "DirAuthority nobody orport=1 v3ident=14C131DFC5C6F93646BE72FA1401C02A8DF2E8B4 127.0.0.1:1 F2044413DAC2E02E3D6BCF4735A19BCA1DE97281",
+        "ORPort 127.0.0.1:auto",
+        "Address 127.0.0.1",
+        "AssumeReachable 1",
+        "PublishServerDescriptor 0",
+        "ExitRelay 1",
+        "IPv6Exit 1",
+        "ExitPolicy accept *:80,accept6 [2001:db8::]/32:99,reject *:*",
+    ];
+    let lines = lines.iter().map(|line| (*line).to_owned()).collect();
+    let relay = Managed::launch(&Setup { lines, ..setup(&directory.path().join("relay"), &[]) }).await.unwrap();
+    let rules = loop {
+        match relay.control().exit_policy().await {
+            Ok(rules) => break rules,
+            Err(ControlError::Refused { code: 551, .. }) => tokio::time::sleep(Duration::from_millis(200)).await,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!(rules, ["accept *:80", "accept6 *:80", "accept6 [2001:db8::]/32:99", "reject *:*", "reject6 *:*"]);
+
+    let client = Managed::launch(&setup(&directory.path().join("client"), &[])).await.unwrap();
+    assert!(matches!(client.control().exit_policy().await, Err(ControlError::Refused { code: 552, .. })));
+}

@@ -16,6 +16,9 @@ use std::{
 use bento_proto::{Problem, Size};
 use fake::{Act, Asked, FakeNode, good, json, pad, page, problem, streamed, whole};
 
+/// Asks for more than the node has in several lines.
+const GREEDY: &str = "[needs]\nimage = \"data\"\nshare = \"400 %\"\nrate = \"1 GiB/s\"\ncalls = [\"net.connect\"]\negress = \"direct\"\nconnect = [\"accept *:22\", \"accept *:443\"]\nsyscalls = [\"default\", \"+getcpu\"]\n";
+
 /// A person's home, with a function in it, and a node.
 struct Home {
     directory: tempfile::TempDir,
@@ -29,7 +32,9 @@ impl Home {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let node = runtime.block_on(FakeNode::start(script));
         let directory = tempfile::tempdir().unwrap();
-        for (name, method, needs) in [("hello", "hello", ""), ("echo", "echo", ""), ("large", "hello", "[needs]\nmemory = \"4 GiB\"\n")] {
+        for (name, method, needs) in
+            [("hello", "hello", ""), ("echo", "echo", ""), ("large", "hello", "[needs]\nmemory = \"4 GiB\"\n"), ("greedy", "hello", GREEDY)]
+        {
             let function = directory.path().join(name);
             fs::create_dir(&function).unwrap();
             let manifest = format!("name = \"{name}\"\nmethods = [\"{method}\"]\n{needs}");
@@ -114,6 +119,8 @@ fn the_help_of_every_command() {
 #[test]
 fn a_bad_command_line_says_what_and_what_next() {
     let mut home = Home::new(good);
+    let wrong = "name = \"wrong\"\nmethods = [\"hello\"]\n[needs]\nsyscalls = [\n  \"default\",\n  \"+frobnicate\",\n]\n";
+    fs::write(home.path("wrong.toml"), wrong).unwrap();
     for line in [
         "brose example.org",
         "browse",
@@ -133,6 +140,9 @@ fn a_bad_command_line_says_what_and_what_next() {
         "nodes --fit hello",
         "policy anna",
         "policy 192.0.2.1:80",
+        "policy NODE --explain nowhere",
+        "policy NODE --explain wrong.toml",
+        "policy NODE --fit hello",
         "install NODE nowhere",
         "install NODE .",
         "install NODE hello --name Hello",
@@ -173,8 +183,10 @@ fn a_function_from_install_to_shutdown() {
         "nodes --fit large",
         "nodes --fit large --json",
         "policy here",
-        "policy here --fit large",
-        "policy here --json --fit hello",
+        "policy here --explain large",
+        "policy here --explain large/manifest.toml --json",
+        "policy here --explain greedy/manifest.toml",
+        "policy here --json --explain hello",
         "status",
         "install here hello",
         "install here hello",

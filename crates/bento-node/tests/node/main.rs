@@ -8,5 +8,6 @@ mod files;
 mod invocations;
 mod life;
 mod network;
+mod policy;
 mod ready;
 mod support;

@@ -33,7 +33,7 @@ connect = ["accept 127.0.0.1:*", "accept *:80"]
 pub(crate) struct Node {
     pub(crate) address: SocketAddr,
     pub(crate) child: Child,
-    _directory: tempfile::TempDir,
+    pub(crate) directory: tempfile::TempDir,
     pub(crate) log: std::sync::Arc<Mutex<String>>,
 }
 
@@ -73,7 +73,7 @@ impl Node {
         };
         let more = std::sync::Arc::clone(&log);
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| *more.lock().unwrap() += &(line + "\n")));
-        Self { address, child, _directory: directory, log }
+        Self { address, child, directory, log }
     }
 
     /// The process id of `bentod` itself.

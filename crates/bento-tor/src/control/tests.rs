@@ -219,3 +219,26 @@ async fn a_reader_that_is_too_slow_is_told_what_it_lost() {
     assert!(matches!(events.next().await, Err(ControlError::EventsLost(10))));
     assert_eq!(events.next().await.unwrap().text, "10 BUILT");
 }
+
+#[tokio::test]
+async fn an_exit_policy_is_read_in_one_line_or_many_and_its_lack_is_told() {
+    let (controller, mut tor) = fake();
+    let peer = tokio::spawn(async move {
+        let replies: [&[u8]; 4] = [
+            b"250+exit-policy/full=\r\naccept *:80\r\naccept6 *:80\r\nreject *:*\r\nreject6 *:*\r\n.\r\n250 OK\r\n",
+            b"250-exit-policy/full=reject *:25,accept *:*\r\n250 OK\r\n",
+            b"551 Descriptor still rebuilding - not ready yet\r\n",
+            b"250-exit-policy/ipv4=reject *:*\r\n250 OK\r\n",
+        ];
+        for reply in replies {
+            assert_eq!(line(&mut tor).await, "GETINFO exit-policy/full");
+            tor.write_all(reply).await.unwrap();
+        }
+        tor
+    });
+    assert_eq!(controller.exit_policy().await.unwrap(), ["accept *:80", "accept6 *:80", "reject *:*", "reject6 *:*"]);
+    assert_eq!(controller.exit_policy().await.unwrap(), ["reject *:25", "accept *:*"]);
+    assert!(matches!(controller.exit_policy().await, Err(ControlError::Refused { code: 551, .. })));
+    assert!(matches!(controller.exit_policy().await, Err(ControlError::Protocol(_))));
+    drop(peer.await.unwrap());
+}

@@ -59,7 +59,7 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  bento nodes\n  bento nodes --fit functions/browser\n  bento nodes add here 127.0.0.1:8030")]
     Nodes(Nodes),
     /// Show what a node allows
-    #[command(after_help = "Examples:\n  bento policy anna\n  bento policy anna --fit functions/browser")]
+    #[command(after_help = "Examples:\n  bento policy anna\n  bento policy anna --explain functions/browser")]
     Policy(Policy),
     /// Install a function on a node
     #[command(after_help = "Examples:\n  bento install anna functions/hello\n  bento install anna functions/hello --name greeter")]
@@ -115,9 +115,9 @@ pub(crate) enum NodesChange {
 pub(crate) struct Policy {
     /// A node of the list, or an address
     pub(crate) node: String,
-    /// Compare it with the needs of the function in this directory
-    #[arg(long, value_name = "DIR")]
-    pub(crate) fit: Option<PathBuf>,
+    /// Say line by line what of this manifest fits, what does not, and what would: a manifest.toml, or a function's directory
+    #[arg(long, value_name = "MANIFEST")]
+    pub(crate) explain: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]

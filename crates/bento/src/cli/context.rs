@@ -1,13 +1,14 @@
 //! What every command needs: options, the list of nodes, the functions, a way to nodes.
 
 use std::{
-    io::{self, Write as _},
+    fs::File,
+    io::{self, Read as _, Write as _},
     path::Path,
     sync::Arc,
 };
 
 use bento::{Bounds, Client, NodeAddress, Stage, read_bundle};
-use bento_proto::bundle::Bundle;
+use bento_proto::{Manifest, bundle::Bundle, limits::MANIFEST_BYTES_MAX};
 use bento_tor::Socks;
 use serde_json::Value;
 use tokio::sync::Mutex;
@@ -127,6 +128,19 @@ impl Context {
         let written = if self.options.json { writeln!(out, "{json}") } else { write!(out, "{text}") };
         written.and_then(|()| out.flush()).map_err(|error| Failure::output(&error))
     }
+}
+
+/// Reads a manifest: the file, or the one in a function's directory.
+pub(crate) fn manifest(path: &Path) -> Result<Manifest, Failure> {
+    let path = if path.is_dir() { path.join("manifest.toml") } else { path.to_owned() };
+    let mut text = String::new();
+    // One byte more than may be, so that what is too long is told as that.
+    let reading = File::open(&path).and_then(|file| file.take(MANIFEST_BYTES_MAX as u64 + 1).read_to_string(&mut text));
+    reading.map_err(|error| Failure::file("reading", &path, &error))?;
+    Manifest::parse(&text).map_err(|error| {
+        Failure::input(bento::line(&format!("{}: {error}", path.display())))
+            .with_hint("give a manifest.toml, or the directory of a function")
+    })
 }
 
 /// Reads a function's directory.

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bento_proto::{Policy, Problem, Size, Span, grant::Granted, node::Description, node::FunctionStatus};
+use bento_proto::{Policy, Problem, Rate, Share, Size, Span, grant::Granted, node::Description, node::FunctionStatus};
 use sha2::{Digest as _, Sha256};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -225,7 +225,9 @@ pub fn status() -> FunctionStatus {
             memory: Size::mib(32),
             scratch: Size::mib(1),
             cpu: Span::seconds(1),
+            share: Share::CORE,
             traffic: Size::mib(1),
+            rate: Rate::mib(4),
             lifetime: Span::seconds(60),
             egress: None,
         },
