@@ -76,7 +76,8 @@ impl Places {
         let place = Arc::clone(&self.free).try_acquire_owned().map_err(|_| busy)?;
         let limit = state.per_day.into();
         if let Err(wait) = state.day.room(limit, now) {
-            let free_in = wait.map(|wait| Span::millis(u64::try_from(wait.as_millis() + 1).unwrap_or(u64::MAX)));
+            // Rounded up, so that who comes again then finds it.
+            let free_in = wait.map(|wait| Span::millis(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).saturating_add(1)));
             return Err(Refusal::BusyToday { limit, free_in });
         }
         state.day.count(now);

@@ -142,7 +142,6 @@ fn a_bad_command_line_says_what_and_what_next() {
         "policy 192.0.2.1:80",
         "policy NODE --explain nowhere",
         "policy NODE --explain wrong.toml",
-        "policy NODE --fit hello",
         "install NODE nowhere",
         "install NODE .",
         "install NODE hello --name Hello",
