@@ -16,8 +16,11 @@ def look(api):
     api.output.write(f'{before} {sorted(left)}'.encode())
 ";
 
+/// Processes of functions, and those that wait to be one.
 fn jails(node: &Node) -> Vec<u32> {
-    descendants(node.pid(), "bento-jail")
+    let mut jails = descendants(node.pid(), "python3.11");
+    jails.sort_unstable();
+    jails
 }
 
 #[tokio::test]
