@@ -58,9 +58,10 @@ impl Kept {
         None
     }
 
-    /// Has this kind been asked for lately?
+    /// Has this kind been asked for lately, or is it kept, though it may have died meanwhile?
     fn knows(&mut self, spec: &[u8]) -> bool {
-        if self.seen.iter().any(|seen| seen == spec) {
+        let mut known = self.seen.iter().chain(self.ready.iter().map(|(kept, _)| kept));
+        if known.any(|known| known == spec) {
             return true;
         }
         self.seen.truncate(KINDS - 1);
@@ -89,11 +90,9 @@ impl Pool {
     /// When none was ready and none can be put up.
     pub async fn take(&self, spec: &Spec) -> Result<Ready, Trouble> {
         let spec = serde_json::to_vec(spec).map_err(|error| Trouble::System("writing the spec", error.into()))?;
-        let (ready, is_usual) = {
+        let (is_usual, ready) = {
             let mut kept = self.kept();
-            let (ready, is_known) = (kept.take(&spec), kept.knows(&spec));
-            let is_usual = ready.is_some() || is_known;
-            (ready, is_usual)
+            (kept.knows(&spec), kept.take(&spec))
         };
         let ready = match ready {
             Some(ready) => ready,
