@@ -49,14 +49,18 @@ fn render(node: &Node) -> String {
         ("Memory", offers.memory.to_string()),
         ("File system, in memory", offers.scratch.to_string()),
         ("CPU time in all", offers.cpu.to_string()),
+        ("Part of a processor", offers.share.to_string()),
         ("Traffic in all, both ways", offers.traffic.to_string()),
+        ("Traffic at a time", offers.rate.to_string()),
         ("Lifetime", offers.lifetime.to_string()),
         ("Threads", offers.processes.to_string()),
         ("Invocations at the same time", offers.invocations.to_string()),
+        ("System calls", offers.syscalls.to_string()),
         ("Calls of the function API", if calls.is_empty() { "none".into() } else { calls.join(", ") }),
         ("Connections leave", if egress.is_empty() { "not at all".into() } else { egress.join(", or ") }),
         ("Connections go to", offers.connect.to_string()),
         ("Functions at the same time", offers.functions.to_string()),
+        ("New functions in 24 hours", offers.functions_per_day.to_string()),
     ];
     let rows: String = rows.iter().map(|(key, value)| format!("<tr><th scope=\"row\">{key}<td>{}", escape(value))).collect();
     let contact =
