@@ -81,8 +81,9 @@ class Invocation:
         if len(self.line) > LOG_CHARACTERS_MAX:
             lines.append(self.line)
             self.line = ""
-        for line in lines:
-            self.api.log(line)
+        api = self.api
+        for line in lines if api is not None else ():
+            api.log(line)
 
     def end(self) -> None:
         """Ends the output, and all that the function could still do with it."""
@@ -91,6 +92,9 @@ class Invocation:
                 self.print("\n")
         finally:
             self.ended = True
+            # Opens the circle that it makes with its `api`. The collector of circles does nothing in the main thread, which is where it
+            # mostly starts, so that every invocation would stay for ever: some hundred bytes, until a bound is met.
+            self.api = None
             self._close()
 
     def _close(self) -> None:

@@ -351,6 +351,32 @@ def look(api):
     assert output == b"OSError Refused OSError"
 
 
+def test_an_invocation_that_ended_leaves_nothing_in_memory(start):
+    node = start(
+        """
+import gc
+gc.disable()
+def good(api):
+    print("a line")
+    api.output.write(api.input.read())
+def bad(api):
+    raise ValueError("no")
+def left(api):
+    kinds = [type(thing).__name__ for thing in gc.get_objects()]
+    api.output.write(b"%d %d" % (kinds.count("Invocation"), kinds.count("Api")))
+""",
+        *("good", "bad", "left"),
+    )
+    for _ in range(20):
+        running = node.invoke("good")
+        running.stream.shutdown(socket.SHUT_WR)
+        assert (running.read(), running.done()["outcome"]) == (b"", "returned")
+        assert node.run("bad")[1]["outcome"] == "failed"
+    # Itself, and perhaps the one before it, whose thread reports before it is gone.
+    output, _ = node.run("left")
+    assert all(int(count) <= 2 for count in output.split()), output
+
+
 def test_no_finalizer_runs_in_the_thread_that_reads_answers(start):
     node = start(
         """

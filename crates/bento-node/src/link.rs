@@ -4,6 +4,7 @@
 //! closes what was sent.
 
 use std::{
+    collections::HashMap,
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -173,7 +174,7 @@ struct Frame {
     traceback: Option<String>,
     bound: Option<Bound>,
     loaded: Option<IgnoredAny>,
-    unloadable: Option<Unloadable>,
+    unloadable: Option<HashMap<String, String>>,
 }
 
 impl Frame {
@@ -192,19 +193,40 @@ impl Frame {
                 FromFunction::Done { done, outcome }
             }
             Self { loaded: Some(_), .. } => FromFunction::Loaded,
-            Self { unloadable: Some(unloadable), .. } => FromFunction::Unloadable(unloadable),
+            Self { unloadable: Some(mut why), .. } => {
+                let error = why.remove("error")?;
+                FromFunction::Unloadable(Unloadable { error, traceback: why.remove("traceback").unwrap_or_default() })
+            }
             _ => return None,
         })
     }
 }
 
+impl FromFunction {
+    /// Reads one message.
+    ///
+    /// # Errors
+    /// When it is no frame, or a call that is too long.
+    pub fn parse(message: &[u8]) -> Result<Self, Violation> {
+        // A list would do as well for what reads it.
+        if message.trim_ascii_start().first() != Some(&b'{') {
+            return Err(Violation::NoFrame);
+        }
+        let frame: Frame = serde_json::from_slice(message).map_err(|_| Violation::NoFrame)?;
+        let frame = frame.meant().ok_or(Violation::NoFrame)?;
+        if matches!(frame, FromFunction::Call(_)) && message.len() > CALL_BYTES_MAX {
+            return Err(Violation::TooLong);
+        }
+        Ok(frame)
+    }
+}
+
 /// Why code could not be imported.
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 pub struct Unloadable {
     /// In one line.
     pub error: String,
     /// As Python writes it.
-    #[serde(default)]
     pub traceback: String,
 }
 
@@ -295,12 +317,7 @@ impl Link {
         if message.bytes == 0 {
             return Ok(None);
         }
-        let frame: Frame = serde_json::from_slice(&buffer[..message.bytes]).map_err(|_| Violation::NoFrame)?;
-        let frame = frame.meant().ok_or(Violation::NoFrame)?;
-        if matches!(frame, FromFunction::Call(_)) && message.bytes > CALL_BYTES_MAX {
-            return Err(Violation::TooLong);
-        }
-        Ok(Some((frame, message.bytes)))
+        FromFunction::parse(&buffer[..message.bytes]).map(|frame| Some((frame, message.bytes)))
     }
 }
 
@@ -322,8 +339,6 @@ pub fn stream_pair() -> io::Result<(UnixStream, OwnedFd)> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use super::*;
 
     fn function_sends(socket: &OwnedFd, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) {
@@ -354,6 +369,7 @@ mod tests {
             br#"{"done": 1, "outcome": "perfect"}"#,
             br#"{"done": 1, "outcome": "failed"}"#,
             br#"{"call": 1}"#,
+            br#"[1, null, "log", null, null, null, null, null, null, null, null]"#,
             b"\xff",
             b"{\"a\":",
         ] {

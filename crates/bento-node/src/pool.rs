@@ -43,6 +43,7 @@ struct Kept {
     /// With the spec of each. The oldest comes first, and goes first when another kind is wanted more.
     ready: VecDeque<(Vec<u8>, Ready)>,
     seen: VecDeque<Vec<u8>>,
+    is_closed: bool,
 }
 
 impl Kept {
@@ -107,8 +108,8 @@ impl Pool {
     /// Gives all of them up, and keeps none any more.
     pub fn close(&self) {
         let mut kept = self.kept();
+        kept.is_closed = true;
         kept.ready.clear();
-        kept.seen.clear();
     }
 
     /// How many are ready.
@@ -132,10 +133,13 @@ impl Pool {
 async fn fill(pool: Weak<Pool>, mut orders: mpsc::Receiver<Vec<u8>>) {
     while let Some(spec) = orders.recv().await {
         sleep(PAUSE).await;
-        let Some(pool) = pool.upgrade() else { return };
+        let Some(pool) = pool.upgrade().filter(|pool| !pool.kept().is_closed) else { return };
         // Whoever next needs such a jail and finds none hears what is wrong.
         let Ok(ready) = Ready::start(&pool.program, &spec, pool.deadline, &pool.groups).await else { continue };
         let mut kept = pool.kept();
+        if kept.is_closed {
+            return;
+        }
         if kept.ready.len() == pool.room {
             kept.ready.pop_front();
         }

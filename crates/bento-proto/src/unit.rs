@@ -126,8 +126,9 @@ fn parse(text: &str, units: &[(&str, u64)], names: &'static str, example: &'stat
     if number.is_empty() {
         return Err(form());
     }
-    let number: u64 = number.parse().map_err(|_| UnitError::Overflow(text.chars().take(40).collect()))?;
-    number.checked_mul(*factor).ok_or_else(|| UnitError::Overflow(text.to_owned()))
+    let overflow = || UnitError::Overflow(text.chars().take(40).collect());
+    let number: u64 = number.parse().map_err(|_| overflow())?;
+    number.checked_mul(*factor).ok_or_else(overflow)
 }
 
 fn write(amount: u64, units: &[(&str, u64)], out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -277,6 +278,10 @@ mod tests {
             assert!(wrong.parse::<Size>().is_err(), "{wrong:?}");
         }
         assert_eq!("99999999 TiB".parse::<Size>(), Err(UnitError::Overflow("99999999 TiB".into())));
+        // Zeros in front count for nothing, and make no long error.
+        let zeros = "0".repeat(10_000);
+        assert_eq!(format!("{zeros}1 B").parse(), Ok(Size::bytes(1)));
+        assert!(format!("{zeros}99999999 TiB").parse::<Size>().unwrap_err().to_string().len() < 200);
     }
 
     #[test]

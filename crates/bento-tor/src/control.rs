@@ -7,6 +7,8 @@ mod auth;
 mod connection;
 mod error;
 mod event;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod onion;
 mod wire;
 

@@ -11,6 +11,8 @@ mod managed;
 pub mod process;
 mod socks;
 
+#[cfg(fuzzing)]
+pub use control::fuzzing;
 pub use control::{
     Auth, Bootstrap, COMMAND_DEADLINE, ControlAddr, ControlError, Controller, Event, Events, Onion, OnionService, Reply, ReplyLine, Target,
 };

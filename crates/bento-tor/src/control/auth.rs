@@ -126,6 +126,12 @@ impl Challenge {
     }
 }
 
+#[cfg(fuzzing)]
+pub(super) fn readings(reply: &Reply) -> Vec<String> {
+    let _ = Challenge::parse(reply).map(|challenge| assert!(challenge.hash.len() == 32 && challenge.nonce.len() == 32));
+    Offer::parse(reply).methods
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::wire::ReplyLine;
