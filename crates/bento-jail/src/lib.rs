@@ -15,7 +15,8 @@
 //! - The kernel's own memory on a function's behalf: page tables and areas of memory (some 5 % of the memory bound), buffers of its sockets and
 //!   pipes (some 200 KiB a descriptor), file locks (some 200 bytes each, as many as its CPU time suffices for). Only a memory cgroup counts
 //!   these, and this program sets up none.
-//! - What the kernel itself tells: its version, the machine's memory and load (`uname`, `sysinfo`). Neither host name nor any file.
+//! - What the kernel and the processor themselves tell: the kernel's version (`uname`), how long the machine has been up (the clocks), how many
+//!   cores it has, which processor it is. Neither host name nor any file; nor, unless a spec opens `sysinfo` or `statfs`, load, memory and disk.
 //! - A crash of the machine's kernel through a call that is open.
 //!
 //! `bento-jail` knows nothing of policies, tokens or functions.

@@ -9,7 +9,8 @@ use ::syscalls::Sysno;
 ///
 /// `sendmsg` is left out although it looks harmless: descriptors sent and not received count against the bound of the user whom all
 /// jails of a node share, so one function could stop the others' sockets. `connect`, `bind`, `listen` and `accept` are left out because a
-/// function's sockets come connected. `kill` is left out because there is nobody to reach.
+/// function's sockets come connected. `kill` is left out because there is nobody to reach. `sysinfo`, `statfs` and `fstatfs` are left out because
+/// they tell of the machine and of what others do on it just now: its load, its memory, its disk.
 #[rustfmt::skip]
 const EVERYWHERE: &[&str] = &[
     // Memory, start and end.
@@ -19,15 +20,15 @@ const EVERYWHERE: &[&str] = &[
     "rt_sigsuspend", "rt_sigtimedwait", "sched_getaffinity", "sched_yield", "set_robust_list", "set_tid_address", "setitimer",
     "getitimer", "sigaltstack", "tgkill",
     // Who and what am I.
-    "getegid", "geteuid", "getgid", "getgroups", "getpgid", "getrandom", "getresgid", "getresuid", "getrusage", "getsid", "getuid", "sysinfo",
+    "getegid", "geteuid", "getgid", "getgroups", "getpgid", "getrandom", "getresgid", "getresuid", "getrusage", "getsid", "getuid",
     "times", "umask", "uname",
     // Time.
     "clock_getres", "clock_gettime", "clock_nanosleep", "gettimeofday", "nanosleep",
     // Files.
     "chdir", "close", "close_range", "dup", "dup3", "faccessat", "faccessat2", "fadvise64", "fallocate", "fchdir", "fchmod", "fchmodat", "fcntl",
-    "fdatasync", "flock", "fstat", "fstatfs", "fsync", "ftruncate", "getcwd", "getdents64", "ioctl", "linkat", "lseek", "mkdirat",
+    "fdatasync", "flock", "fstat", "fsync", "ftruncate", "getcwd", "getdents64", "ioctl", "linkat", "lseek", "mkdirat",
     "newfstatat", "openat", "openat2", "pread64", "preadv", "pwrite64", "pwritev", "read", "readlinkat", "readv", "renameat", "renameat2",
-    "sendfile", "statfs", "statx", "symlinkat", "sync_file_range", "truncate", "unlinkat", "utimensat", "write", "writev",
+    "sendfile", "statx", "symlinkat", "sync_file_range", "truncate", "unlinkat", "utimensat", "write", "writev",
     // Sockets, pipes and waiting.
     "epoll_create1", "epoll_ctl", "epoll_pwait", "eventfd2", "getpeername", "getsockname", "getsockopt", "pipe2", "ppoll", "pselect6",
     "recvfrom", "recvmsg", "sendto", "setsockopt", "shutdown", "socket", "socketpair",
@@ -52,6 +53,8 @@ const NEVER: &[&str] = &[
     "shmat", "shmget", "userfaultfd", "mlock", "mlock2", "mlockall",
     // Another process, or another program. `clone` is open for threads alone, and the one `execve` is sealed.
     "clone3", "execve", "execveat", "fork", "vfork",
+    // What others do with the files that all functions share.
+    "fanotify_init", "fanotify_mark", "inotify_add_watch", "inotify_init", "inotify_init1",
     // Other processes' insides.
     "kcmp", "pidfd_getfd", "pidfd_open", "pidfd_send_signal", "process_madvise", "process_mrelease", "process_vm_readv", "process_vm_writev", "ptrace",
     // The walls themselves.

@@ -19,7 +19,7 @@ const DEFAULT: &[&str] = &[
     "access", "alarm", "arch_prctl", "brk", "chdir", "chmod", "clock_getres", "clock_gettime", "clock_nanosleep", "clone", "close",
     "close_range", "dup", "dup2", "dup3", "epoll_create", "epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_wait", "eventfd2", "exit",
     "exit_group", "faccessat", "faccessat2", "fadvise64", "fallocate", "fchdir", "fchmod", "fchmodat", "fcntl", "fdatasync", "flock",
-    "fstat", "fstatfs", "fsync", "ftruncate", "futex", "getcwd", "getdents64", "getegid", "geteuid", "getgid", "getgroups", "getitimer",
+    "fstat", "fsync", "ftruncate", "futex", "getcwd", "getdents64", "getegid", "geteuid", "getgid", "getgroups", "getitimer",
     "getpeername", "getpgid", "getpgrp", "getpid", "getppid", "getrandom", "getresgid", "getresuid", "getrlimit", "getrusage", "getsid",
     "getsockname", "getsockopt", "gettid", "gettimeofday", "getuid", "ioctl", "link", "linkat", "lseek", "lstat", "madvise", "mkdir",
     "mkdirat", "mmap", "mprotect", "mremap", "msync", "munmap", "nanosleep", "newfstatat", "open", "openat", "openat2", "pause", "pipe",
@@ -27,15 +27,15 @@ const DEFAULT: &[&str] = &[
     "readlinkat", "readv", "recvfrom", "recvmsg", "rename", "renameat", "renameat2", "restart_syscall", "rmdir", "rseq", "rt_sigaction",
     "rt_sigpending", "rt_sigprocmask", "rt_sigreturn", "rt_sigsuspend", "rt_sigtimedwait", "sched_getaffinity", "sched_yield", "select",
     "sendfile", "sendto", "set_robust_list", "set_tid_address", "setitimer", "setsockopt", "shutdown", "sigaltstack", "socket",
-    "socketpair", "stat", "statfs", "statx", "symlink", "symlinkat", "sync_file_range", "sysinfo", "tgkill", "time", "times", "truncate",
+    "socketpair", "stat", "statx", "symlink", "symlinkat", "sync_file_range", "tgkill", "time", "times", "truncate",
     "umask", "uname", "unlink", "unlinkat", "utimensat", "write", "writev",
 ];
 
 /// What nobody can open, because a promise would fall with it: bounds that are true totals, one process, and its namespaces. Sorted.
 #[rustfmt::skip]
 const NEVER: &[&str] = &[
-    "acct", "add_key", "bpf", "capset", "chroot", "clone3", "delete_module", "execve", "execveat", "finit_module", "fork", "fsconfig",
-    "fsmount", "fsopen", "fspick", "init_module", "io_uring_enter", "io_uring_register", "io_uring_setup", "kcmp", "kexec_file_load",
+    "acct", "add_key", "bpf", "capset", "chroot", "clone3", "delete_module", "execve", "execveat", "fanotify_init", "fanotify_mark", "finit_module", "fork", "fsconfig",
+    "fsmount", "fsopen", "fspick", "init_module", "inotify_add_watch", "inotify_init", "inotify_init1", "io_uring_enter", "io_uring_register", "io_uring_setup", "kcmp", "kexec_file_load",
     "kexec_load", "keyctl", "landlock_add_rule", "landlock_create_ruleset", "landlock_restrict_self", "lookup_dcookie", "memfd_create",
     "memfd_secret", "mlock", "mlock2", "mlockall", "mount", "mount_setattr", "move_mount", "mq_open", "msgget", "name_to_handle_at",
     "open_by_handle_at", "open_tree", "perf_event_open", "personality", "pidfd_getfd", "pidfd_open", "pidfd_send_signal", "pivot_root",

@@ -2,7 +2,7 @@
 
 use bento_jail::Report;
 
-use crate::harness::{Jail, said, said_in, spec};
+use crate::harness::{said, said_in, spec, start};
 
 #[test]
 fn memory_is_bounded() {
@@ -41,7 +41,7 @@ spin()
     );
     spec.cpu_seconds = 1;
     let started = std::time::Instant::now();
-    let (_, end) = Jail::start(&spec).finish();
+    let (_, end) = start(&spec).finish();
     let Report::Ended { exit: None, signal: Some(9), cpu_ms, out_of_cpu: true, .. } = end else { panic!("{end:?}") };
     // The kernel ends it by the ticks it counted, and reports the time it measured: the two differ on a busy machine.
     assert!((800..1500).contains(&cpu_ms), "{cpu_ms}");
@@ -52,7 +52,7 @@ spin()
 fn little_cpu_time_is_no_offence() {
     let mut spec = spec("import time; time.sleep(1.2); say('slept')");
     spec.cpu_seconds = 1;
-    let (said, end) = Jail::start(&spec).finish();
+    let (said, end) = start(&spec).finish();
     assert_eq!(said, ["slept"]);
     let Report::Ended { exit: Some(0), signal: None, cpu_ms, max_rss_kib, out_of_cpu: false } = end else { panic!("{end:?}") };
     assert!(cpu_ms < 900, "{cpu_ms}");
@@ -61,7 +61,7 @@ fn little_cpu_time_is_no_offence() {
 
 #[test]
 fn a_function_that_is_killed_otherwise_was_not_out_of_cpu() {
-    let jail = &mut Jail::start(&spec("say('up'); import time; time.sleep(60)"));
+    let jail = &mut start(&spec("say('up'); import time; time.sleep(60)"));
     assert_eq!(jail.hear().as_deref(), Some("up"));
     let pid = rustix::process::Pid::from_raw(jail.pid as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();

@@ -101,6 +101,7 @@ for path in '/tmp', '/', '/opened', os.path.dirname(os.__file__):
     flags = os.statvfs(path).f_flag
     say(bool(flags & os.ST_NOSUID), bool(flags & os.ST_NODEV), bool(flags & os.ST_RDONLY))
 attempt('fifo', lambda: os.mkfifo('/tmp/fifo'))
+attempt('socket', lambda: os.mknod('/tmp/socket', 0o140666))
 attempt('device', lambda: os.mknod('/tmp/mem', 0o20666, os.makedev(1, 1)))
 ",
     );
@@ -112,8 +113,8 @@ attempt('device', lambda: os.mknod('/tmp/mem', 0o20666, os.makedev(1, 1)))
     std::fs::set_permissions(directory.path(), mode(0o755)).unwrap();
     spec.openings.push(Opening { outside: directory.path().to_owned(), inside: PathBuf::from("/opened") });
     spec.scratch.bytes = 16 << 20;
-    // Without this, seccomp would answer before Landlock.
-    spec.syscalls.extend(["mknod".to_owned(), "mknodat".to_owned()]);
+    // Without these, seccomp would answer before Landlock, and nothing could be asked of the mounts.
+    spec.syscalls.extend(["mknod", "mknodat", "statfs"].map(str::to_owned));
     assert_eq!(
         said_in(&spec),
         [
@@ -128,6 +129,7 @@ attempt('device', lambda: os.mknod('/tmp/mem', 0o20666, os.makedev(1, 1)))
             "True True True",
             "True True True",
             "fifo EACCES",
+            "socket EACCES",
             "device EACCES",
         ]
     );

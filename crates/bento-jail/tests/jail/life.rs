@@ -5,26 +5,26 @@ use std::os::fd::AsFd;
 use bento_jail::Report;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Jail, spec};
+use crate::harness::{Jail, spec, start};
 
 const SLEEP: &str = "say('up'); import time; time.sleep(60)";
 
 #[track_caller]
 fn sleeper() -> Jail {
-    let jail = Jail::start(&spec(SLEEP));
+    let jail = start(&spec(SLEEP));
     assert_eq!(jail.hear().as_deref(), Some("up"));
     jail
 }
 
 #[test]
 fn its_exit_status_is_reported() {
-    let (_, end) = Jail::start(&spec("sys.exit(7)")).finish();
+    let (_, end) = start(&spec("sys.exit(7)")).finish();
     assert!(matches!(end, Report::Ended { exit: Some(7), signal: None, out_of_cpu: false, .. }), "{end:?}");
 }
 
 #[test]
 fn a_crash_is_reported() {
-    let (_, end) = Jail::start(&spec("import ctypes; ctypes.string_at(8)")).finish();
+    let (_, end) = start(&spec("import ctypes; ctypes.string_at(8)")).finish();
     assert!(matches!(end, Report::Ended { exit: None, signal: Some(11), out_of_cpu: false, .. }), "{end:?}");
 }
 
@@ -106,7 +106,7 @@ fn its_keeper_has_let_go_of_the_socket() {
 
 #[test]
 fn its_socket_closing_is_seen_inside() {
-    let jail = &mut Jail::start(&spec("say('up'); api.recv(1); sys.exit(3)"));
+    let jail = &mut start(&spec("say('up'); api.recv(1); sys.exit(3)"));
     assert_eq!(jail.hear().as_deref(), Some("up"));
     rustix::net::shutdown(jail.socket.as_fd(), rustix::net::Shutdown::Both).unwrap();
     assert!(matches!(jail.report(), Report::Ended { exit: Some(3), .. }));

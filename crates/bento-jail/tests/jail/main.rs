@@ -7,11 +7,14 @@
 #![cfg(test)]
 
 mod bounds;
-mod calls;
 mod files;
 mod harness;
+mod identity;
 mod life;
 mod network;
+#[path = "../shared/ordinary.rs"]
 mod ordinary;
 mod python;
 mod spec;
+#[path = "../shared/start.rs"]
+mod start;

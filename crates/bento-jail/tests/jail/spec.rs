@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use bento_jail::{Opening, SPEC_BYTES_MAX, Spec};
 
-use crate::harness::{Jail, program, refusal, spec};
+use crate::harness::{program, refusal, spec, start};
 
 #[track_caller]
 fn refused(change: impl FnOnce(&mut Spec)) -> (String, String) {
@@ -81,7 +81,7 @@ fn a_function_without_the_calls_it_needs_does_not_get_far() {
     let mut spec = spec("say('never')");
     spec.syscalls.clear();
     // Even the loader can do nothing, not so much as say so.
-    let (said, end) = Jail::start(&spec).finish();
+    let (said, end) = start(&spec).finish();
     assert!(said.is_empty());
     assert!(matches!(end, bento_jail::Report::Ended { exit, .. } if exit != Some(0)), "{end:?}");
 }

@@ -4,6 +4,7 @@
 mod abuse;
 mod bounds;
 mod bundles;
+mod escapes;
 mod files;
 mod invocations;
 mod life;

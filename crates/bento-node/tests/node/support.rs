@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
+    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{Mutex, OnceLock},
     time::Duration,
@@ -44,6 +45,11 @@ pub(crate) fn shared() -> SocketAddr {
     NODE.get_or_init(|| Node::start(POLICY, "")).address
 }
 
+/// The program under test: the one cargo built, or a copy that another user can read.
+pub(crate) fn program() -> PathBuf {
+    std::env::var_os("BENTOD_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_bentod").into(), PathBuf::from)
+}
+
 impl Node {
     /// Starts a node with this policy and more lines for its configuration.
     pub(crate) fn start(policy: &str, more: &str) -> Self {
@@ -56,7 +62,7 @@ impl Node {
         let script =
             r#""$0" run --config "$1" & pid=$!; trap 'kill -9 $pid' TERM; (cat >/dev/null; kill $pid) <&3 & wait $pid; rm -rf "$2""#;
         let mut child = Command::new("/bin/sh");
-        child.args(["-c", &format!("exec 3<&0; {script}")]).arg(env!("CARGO_BIN_EXE_bentod")).arg(&config).arg(directory.path());
+        child.args(["-c", &format!("exec 3<&0; {script}")]).arg(program()).arg(&config).arg(directory.path());
         // The most that a node can be made to log, so that tests can look for what no level may say.
         child.env("BENTOD_LOG", "trace");
         let mut child = child.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();

@@ -1,9 +1,8 @@
-//! The same tests once more as an ordinary user, where this one is root.
+//! The same attacks once more as an ordinary user, where this one is root.
 
-use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
+use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
 
-use crate::harness::program;
+use crate::support::program;
 
 #[test]
 fn everything_holds_for_an_ordinary_user_as_well() {
@@ -12,17 +11,21 @@ fn everything_holds_for_an_ordinary_user_as_well() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let readable = || std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(directory.path(), readable()).unwrap();
-    // The build directory may be readable by root alone.
-    let (tests, jail) = (directory.path().join("tests"), directory.path().join("bento-jail"));
-    std::fs::copy(std::env::current_exe().unwrap(), &tests).unwrap();
-    std::fs::copy(program(), &jail).unwrap();
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = |from: &Path, name: &str| {
+        // The build directory may be readable by root alone.
+        let to = directory.path().join(name);
+        std::fs::copy(from, &to).unwrap();
+        to
+    };
+    let bentod = copy(&program(), "bentod");
+    copy(&program().with_file_name("bento-jail"), "bento-jail");
+    let tests = copy(&std::env::current_exe().unwrap(), "tests");
     let output = Command::new("setpriv")
         .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"])
-        .arg(&tests)
-        .args(["--skip", "ordinary::", "--test-threads", "2"])
-        .env("BENTO_JAIL_PROGRAM", &jail)
+        .arg(tests)
+        .args(["escapes::", "--skip", "ordinary::", "--test-threads", "2"])
+        .env("BENTOD_PROGRAM", bentod)
         .current_dir("/")
         .output();
     match output {
