@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import os
+import select
 import socket
 import tarfile
 import time
@@ -20,10 +21,11 @@ PATIENCE_SECONDS = 60
 class Answer:
     """What came back."""
 
-    __slots__ = ("body", "first", "head", "sent", "status", "trailer")
+    __slots__ = ("body", "first", "head", "length", "sent", "status", "trailer")
 
     def __init__(self) -> None:
         self.body = b""
+        self.length = 0
         self.trailer = b""
 
     @property
@@ -46,8 +48,8 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def ask(self, request: bytes) -> Answer:
-        """Sends a request and reads its answer to the end."""
+    def ask(self, request: bytes, keep: bool = True) -> Answer:
+        """Sends a request and reads its answer to the end. A body that is not kept is only counted."""
         answer = Answer()
         answer.sent = time.perf_counter()
         self._socket.sendall(request)
@@ -65,13 +67,23 @@ class Session:
             while len(data) < count:
                 data = self._more(data)
             answer.body, self._rest = data[:count], data[count:]
+            answer.length = count
         elif b"\r\ntransfer-encoding: chunked" in answer.head:
-            self._chunks(answer, data)
+            self._chunks(answer, data, keep)
         else:
             self._rest = data
         return answer
 
-    def _chunks(self, answer: Answer, data: bytes) -> None:
+    def begin(self, request: bytes) -> None:
+        """Sends a request and does not wait for its answer."""
+        self._socket.sendall(request)
+
+    def said(self) -> bytes:
+        """What has come since then, if anything."""
+        there, _, _ = select.select([self._socket], [], [], 0)
+        return self._socket.recv(65536) if there else b""
+
+    def _chunks(self, answer: Answer, data: bytes, keep: bool) -> None:
         parts = []
         while True:
             data = self._until(data, b"\r\n")
@@ -85,11 +97,13 @@ class Session:
                 return
             while not data:
                 data = self._more(data)
-            if not parts:
+            if not answer.length:
                 answer.first = time.perf_counter()
             while len(data) < count + 2:
                 data = self._more(data)
-            parts.append(data[:count])
+            answer.length += count
+            if keep:
+                parts.append(data[:count])
             data = data[count + 2 :]
 
     def _until(self, data: bytes, mark: bytes) -> bytes:
@@ -153,12 +167,18 @@ def expect(answer: Answer, status: int, body: bytes | None = None) -> None:
 
 def bundle(directory: Path, note: str = "") -> bytes:
     """A function's directory as it travels. A note, as a comment at the end of the code, makes it a function never seen before."""
+    files = {path.name: path.read_text() for path in sorted(directory.iterdir()) if path.suffix in (".py", ".toml")}
+    if note:
+        files = {name: f"{text}\n# {note}\n" if name.endswith(".py") else text for name, text in files.items()}
+    return pack(files)
+
+
+def pack(files: dict[str, str]) -> bytes:
+    """Files as they travel."""
     archive = b""
-    for path in sorted(file for file in directory.iterdir() if file.suffix in (".py", ".toml")):
-        content = path.read_bytes()
-        if note and path.suffix == ".py":
-            content += f"\n# {note}\n".encode()
-        entry = tarfile.TarInfo(path.name)
+    for name, text in files.items():
+        content = text.encode()
+        entry = tarfile.TarInfo(name)
         entry.size = len(content)
         archive += entry.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % tarfile.BLOCKSIZE)
     return archive + bytes(2 * tarfile.BLOCKSIZE)

@@ -10,6 +10,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
+BUSY = 0.5
+"""Load of this part of the cores by others, before a benchmark begins, that makes its figures doubtful."""
+
+
 def describe(name: str) -> None:
     """Prints the benchmark, the machine, how busy it is, and the commit."""
     print(f"benchmark  {name}, {time.strftime('%Y-%m-%d %H:%M %Z')}")
@@ -17,6 +21,8 @@ def describe(name: str) -> None:
     print(f"machine    {_first('/proc/cpuinfo', 'model name') or platform.machine()}, {cores} cores, {_memory()}, Linux {platform.release()}")
     # Whatever else runs takes its share of few cores, so that ratios of one run say more than times.
     print(f"load       {' '.join(f'{load:.1f}' for load in os.getloadavg())} over the last 1, 5 and 15 min, before this benchmark")
+    if os.getloadavg()[0] > BUSY * cores:
+        print("BUSY       others use this machine: take the figures as a trial run, and repeat them when it is quiet")
     print(f"commit     {_commit()}", flush=True)
 
 

@@ -28,8 +28,9 @@ class Trouble(Exception):
     """The benchmark cannot go on. What happened, and perhaps a line of what to try."""
 
 
-def build(*packages: str) -> Path:
-    """Builds packages for release; the directory of their programs. Where `BENTO_BIN` names one, takes what is there."""
+def build(*packages: str, examples: tuple[str, ...] = ()) -> Path:
+    """Builds packages for release; the directory of their programs, with examples in `examples` below it. Where `BENTO_BIN` names
+    one, takes what is there."""
     given = os.environ.get("BENTO_BIN")
     if given:
         print(f"programs   those in BENTO_BIN, {given}, which may be of another commit", flush=True)
@@ -37,12 +38,14 @@ def build(*packages: str) -> Path:
     target = os.environ.get("CARGO_TARGET_DIR") or str(Path.home() / ".cache/bento/target")
     words = ["cargo", "build", "--release", *(word for package in packages for word in ("-p", package))]
     began = time.monotonic()
-    try:
-        done = subprocess.run(words, cwd=ROOT, env={**os.environ, "CARGO_TARGET_DIR": target}, stderr=subprocess.PIPE, text=True)
-    except FileNotFoundError:
-        raise Trouble("there is no cargo here\nHint: install Rust, see rust-version in Cargo.toml") from None
-    if done.returncode:
-        raise Trouble(f"{' '.join(words)} failed\n{done.stderr}")
+    # An example by its name alone would be built without the programs.
+    for chosen in [["--bins"], *(["--example", name] for name in examples)]:
+        try:
+            done = subprocess.run([*words, *chosen], cwd=ROOT, env={**os.environ, "CARGO_TARGET_DIR": target}, stderr=subprocess.PIPE, text=True)
+        except FileNotFoundError:
+            raise Trouble("there is no cargo here\nHint: install Rust, see rust-version in Cargo.toml") from None
+        if done.returncode:
+            raise Trouble(f"{' '.join([*words, *chosen])} failed\n{done.stderr}")
     print(f"build      release, {' '.join(packages)}, {time.monotonic() - began:.0f} s", flush=True)
     return Path(target) / "release"
 
@@ -90,12 +93,13 @@ class Program:
 class Node(Program):
     """A `bentod` without Tor."""
 
-    def __init__(self, programs: Path) -> None:
+    def __init__(self, programs: Path, policy: str = POLICY, limits: str = "") -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="bento-bench-")
         directory = Path(self._directory.name)
-        (directory / "policy.toml").write_text(POLICY)
-        config = directory / "bentod.toml"
-        config.write_text('name = "Benchmark"\nstate = "state"\nlisten = "127.0.0.1:0"\n[tor]\noff = true\n')
+        (directory / "policy.toml").write_text(policy)
+        self.config = directory / "bentod.toml"
+        config = self.config
+        config.write_text(f'name = "Benchmark"\nstate = "state"\nlisten = "127.0.0.1:0"\n[tor]\noff = true\n[limits]\n{limits}\n')
         super().__init__("bentod", [str(programs / "bentod"), "run", "--config", str(config)], directory / "log")
 
     def __enter__(self) -> "Node":
@@ -111,19 +115,39 @@ class Node(Program):
         super().__exit__(*error)
         self._directory.cleanup()
 
-    def below(self, name: str) -> list[int]:
-        """Processes below it that have this name."""
-        found, left = [], [self.process.pid]
-        while left:
-            pid = left.pop()
-            try:
-                if Path(f"/proc/{pid}/comm").read_text().strip() == name:
-                    found.append(pid)
-                for children in Path(f"/proc/{pid}/task").glob("*/children"):
-                    left += map(int, children.read_text().split())
-            except OSError:
-                pass  # It ended meanwhile.
-        return found
+    def below(self, name: str = "") -> list[int]:
+        """Processes below it whose name begins so."""
+        return below(self.process.pid, name)
+
+
+def below(root: int, name: str = "") -> list[int]:
+    """Processes below one whose name begins so."""
+    found, left = [], [root]
+    while left:
+        pid = left.pop()
+        try:
+            if pid != root and Path(f"/proc/{pid}/comm").read_text().startswith(name):
+                found.append(pid)
+            for children in Path(f"/proc/{pid}/task").glob("*/children"):
+                left += map(int, children.read_text().split())
+        except OSError:
+            pass  # It ended meanwhile.
+    return found
+
+
+def knows(key: str, file: str = "policy.toml") -> bool:
+    """Whether this tree's node has a key in its policy, or in `bentod.toml`: the annotated files have every one."""
+    return re.search(rf"^#?{key} *=", (ROOT / "packaging" / file).read_text(), re.MULTILINE) is not None
+
+
+def lines(wanted: dict[str, str]) -> str:
+    """The lines of a policy or a manifest for those keys that there are."""
+    return "".join(f"{key} = {value}\n" for key, value in wanted.items() if knows(key))
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process and all its threads so far, from the kernel's exact account (clock_getcpuclockid(3))."""
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def private_kib(pid: int) -> int:

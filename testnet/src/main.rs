@@ -2,11 +2,13 @@
 #![forbid(unsafe_code)]
 
 mod demo;
+mod faults;
 
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::{Parser, Subcommand};
 use serde_json::json;
@@ -47,6 +49,27 @@ enum Task {
         /// Where the page goes
         #[arg(long, default_value = "bento-page.html")]
         output: PathBuf,
+    },
+    /// Kill parts of a node at random moments while it is used, and look that nothing is lost and nothing is left
+    Faults {
+        /// How many times
+        #[arg(long, default_value_t = 200)]
+        rounds: usize,
+        /// Begin no further one after so many seconds
+        #[arg(long)]
+        seconds: Option<u64>,
+        /// Repeat the choices of an earlier run [default: another one each time]
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Without Tor: the node listens on loopback only
+        #[arg(long)]
+        without_tor: bool,
+        /// Use a network that is up already: a file with lines for a further `tor`
+        #[arg(long, requires = "socks", conflicts_with = "without_tor")]
+        torrc: Option<PathBuf>,
+        /// With `--torrc`: the SOCKS port of a client of that network
+        #[arg(long, requires = "torrc")]
+        socks: Option<SocketAddr>,
     },
     /// Make the keys of the network, so that the first start is faster
     Prepare {
@@ -90,6 +113,9 @@ async fn run(task: Task) -> Result<(), Trouble> {
             up(dir.unwrap_or_else(default_directory), until_stdin_closes, name, certificate).await
         }
         Task::Demo { dir, output } => demo::demo(&dir.unwrap_or_else(default_directory), &output, told_to_end(false)?).await,
+        Task::Faults { rounds, seconds, seed, without_tor, torrc, socks } => {
+            faults((rounds, seconds), seed, without_tor, torrc.zip(socks)).await
+        }
         Task::Prepare { dir } => prepare(&dir.unwrap_or_else(default_directory), tell).await,
     }
 }
@@ -97,6 +123,42 @@ async fn run(task: Task) -> Result<(), Trouble> {
 /// Progress and errors go to standard error: standard output carries one line for programs.
 fn tell(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+async fn faults(
+    most: (usize, Option<u64>),
+    seed: Option<u64>,
+    without_tor: bool,
+    up: Option<(PathBuf, SocketAddr)>,
+) -> Result<(), Trouble> {
+    let told = told_to_end(false)?;
+    let seed = seed.unwrap_or_else(|| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros() as u64);
+    let mut own = None;
+    let killing = async {
+        let network = match up {
+            Some((torrc, socks)) => Some(faults::TorNetwork { torrc: faults::lines(&torrc)?, socks }),
+            None if without_tor => None,
+            None => {
+                let network = own.insert(Network::up(&default_directory(), tell).await?);
+                Some(faults::TorNetwork { torrc: network.torrc_lines(), socks: network.client_socks() })
+            }
+        };
+        faults::faults(most.0, most.1, seed, network, tell).await
+    };
+    // Dropped, it kills the node; and with it ends everything that the node has started.
+    let found = tokio::select! {
+        found = killing => found,
+        () = told => Ok(vec!["interrupted".into()]),
+    };
+    if let Some(network) = own {
+        network.down().await;
+    }
+    let found = found?;
+    if found.is_empty() {
+        let _ = writeln!(std::io::stdout(), "nothing was lost, and nothing was left");
+        return Ok(());
+    }
+    Err(Trouble::Program { program: "the node".into(), how: "did not stand it".into(), wrote: found.join("\n") })
 }
 
 async fn up(

@@ -63,7 +63,8 @@ pub struct Ready {
 /// The child that puts up the walls, and its reports. Dropped, it is killed, and what is in the jail with it.
 #[derive(Debug)]
 pub struct Jail {
-    child: Child,
+    /// Nothing, when it is being cleared away.
+    child: Option<Child>,
     reports: Lines<BufReader<Take<ChildStdout>>>,
     /// The process inside, as seen from the node.
     pub pid: u32,
@@ -86,7 +87,8 @@ impl Ready {
         // Dropped with the command: the function's end of the socket is then open in the jail alone, and its end is seen here.
         drop(command);
         let reports = child.stdout.take().ok_or(Trouble::Late("the jail's pipe"))?;
-        let mut jail = Jail { child, reports: BufReader::new(reports.take(REPORT_BYTES_MAX)).lines(), pid: 0, group: None, payer: None };
+        let mut jail =
+            Jail { child: Some(child), reports: BufReader::new(reports.take(REPORT_BYTES_MAX)).lines(), pid: 0, group: None, payer: None };
         let starting = async {
             link.send_bytes(spec, None).await.map_err(|error| Trouble::System("handing over the spec", io::Error::other(error)))?;
             match jail.report().await.map_err(|error| Trouble::System("reading the jail's report", error))? {
@@ -128,7 +130,7 @@ impl Jail {
 
     /// Is it still there?
     pub fn is_up(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     /// Its next report.
@@ -156,8 +158,9 @@ impl Jail {
 
     /// Ends it, and waits for the end.
     pub async fn kill(&mut self) {
-        let _ = self.child.start_kill();
-        let _ = timeout(ENDED_DEADLINE, self.child.wait()).await;
+        if let Some(child) = &mut self.child {
+            end(child).await;
+        }
     }
 
     /// Counts its CPU time so far, if it is there to be counted.
@@ -174,7 +177,16 @@ impl Drop for Jail {
     fn drop(&mut self) {
         // A client that leaves while code is loaded drops the loading, and must not get its CPU time for nothing.
         self.count();
+        // Waited for, so that nothing is left of it in the table of processes; `kill_on_drop` waits at some later time.
+        if let (Some(mut child), Ok(runtime)) = (self.child.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(async move { end(&mut child).await });
+        }
     }
+}
+
+async fn end(child: &mut Child) {
+    let _ = child.start_kill();
+    let _ = timeout(ENDED_DEADLINE, child.wait()).await;
 }
 
 /// The jail that a grant asks for, with so many milliseconds of its CPU time left.

@@ -2,6 +2,7 @@
 
 pub(crate) mod daemons;
 pub(crate) mod exits;
+pub(crate) mod faults;
 pub(crate) mod functions;
 pub(crate) mod kills;
 pub(crate) mod onion_services;
