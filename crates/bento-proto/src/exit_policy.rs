@@ -122,12 +122,22 @@ impl ExitPolicy {
         addresses.dedup();
         ports.sort_unstable();
         ports.dedup();
-        addresses
-            .into_iter()
-            .map(address::address)
-            .flat_map(|address| ports.iter().map(move |port| (address, *port)))
-            .find(|(address, port)| needs.accepts(*address, *port) && !self.accepts(*address, *port))
+        // Whose rules cover an address is asked once for all ports: what a stranger's manifest costs is the product of what is left.
+        addresses.into_iter().map(address::address).find_map(|address| {
+            let (theirs, ours) = (needs.covering(address), self.covering(address));
+            let port = ports.iter().find(|port| decide(&theirs, **port) && !decide(&ours, **port))?;
+            Some((address, *port))
+        })
     }
+
+    fn covering(&self, address: IpAddr) -> Vec<&Rule> {
+        self.rules.iter().filter(|rule| rule.covers(address)).collect()
+    }
+}
+
+/// What these rules, which all cover an address, say of a port there.
+fn decide(rules: &[&Rule], port: u16) -> bool {
+    rules.iter().find(|rule| rule.ports.contains(&port)).is_some_and(|rule| rule.accept)
 }
 
 impl Rule {
@@ -159,20 +169,23 @@ impl Rule {
     }
 
     fn matches(&self, address: IpAddr, port: u16) -> bool {
-        self.ports.contains(&port)
-            && match self.addresses {
-                Addresses::Private => is_private(address),
-                // An accept reaches private addresses only where it names them; a reject reaches all it covers.
-                addresses => {
-                    let number = address::number(address);
-                    let block = addresses.block();
-                    let inside = match addresses {
-                        Addresses::AllV6 => !ALL_V4.holds(number),
-                        _ => block.holds(number),
-                    };
-                    inside && (!self.accept || block.is_private() || !is_private(address))
-                }
+        self.ports.contains(&port) && self.covers(address)
+    }
+
+    fn covers(&self, address: IpAddr) -> bool {
+        match self.addresses {
+            Addresses::Private => is_private(address),
+            // An accept reaches private addresses only where it names them; a reject reaches all it covers.
+            addresses => {
+                let number = address::number(address);
+                let block = addresses.block();
+                let inside = match addresses {
+                    Addresses::AllV6 => !ALL_V4.holds(number),
+                    _ => block.holds(number),
+                };
+                inside && (!self.accept || block.is_private() || !is_private(address))
             }
+        }
     }
 }
 
