@@ -14,7 +14,8 @@ use tokio::{
 
 use crate::node::{Machine, PATIENCE, Running, pack, until};
 
-const POLICY: &str = "[offers]\nfunctions_per_day = 4000000000\negress = []\nfunctions = 1\ntraffic = \"1 TiB\"\ncpu = \"1000 h\"\nlifetime = \"1000 h\"\n";
+const POLICY: &str =
+    "[offers]\nfunctions_per_day = 4000000000\negress = []\nfunctions = 1\ntraffic = \"1 TiB\"\ncpu = \"1000 h\"\nlifetime = \"1000 h\"\n";
 const NEEDS: &str = "traffic = \"1 TiB\"\ncpu = \"1000 h\"\nlifetime = \"1000 h\"\ninvocations = 8";
 const CODE: &str = "
 def echo(api, **more):

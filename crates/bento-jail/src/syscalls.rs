@@ -53,6 +53,8 @@ const NEVER: &[&str] = &[
     "shmat", "shmget", "userfaultfd", "mlock", "mlock2", "mlockall",
     // Another process, or another program. `clone` is open for threads alone, and the one `execve` is sealed.
     "clone3", "execve", "execveat", "fork", "vfork",
+    // A timer's signal may be SIGCONT, with which a function could go on that was stopped for its share.
+    "timer_create",
     // What others do with the files that all functions share.
     "fanotify_init", "fanotify_mark", "inotify_add_watch", "inotify_init", "inotify_init1",
     // Other processes' insides.

@@ -29,6 +29,9 @@ pub const ENDED_DEADLINE: Duration = Duration::from_secs(10);
 /// What the kernel may keep on a function's behalf besides what it touches and writes: page tables, buffers of its sockets and pipes.
 const KERNEL_BYTES: u64 = 16 << 20;
 
+/// What the kernel keeps for each file in the scratch.
+const INODE_BYTES: u64 = 1024;
+
 /// Files and directories in a scratch: one for each 4 KiB, which is the least that a file with content takes.
 const BYTES_PER_INODE: u64 = 4096;
 
@@ -102,7 +105,11 @@ impl Ready {
         let groups = Arc::clone(groups);
         // The kernel may take its time for it.
         let entering = tokio::task::spawn_blocking(move || groups.enter(pid)).await;
-        jail.group = entering.map_err(io::Error::other).flatten().map_err(|error| Trouble::System("making a control group", error))?;
+        jail.group = match entering.map_err(io::Error::other).flatten() {
+            // Whoever loads its code finds that it has ended, and why.
+            Err(error) if is_gone(&error) => None,
+            group => group.map_err(|error| Trouble::System("making a control group", error))?,
+        };
         Ok(Self { link, jail })
     }
 }
@@ -112,15 +119,20 @@ impl Jail {
     ///
     /// # Errors
     /// When the kernel does not take the bounds. The function is not to be let in then.
-    pub fn charge(&mut self, container: &Arc<Container>) -> Result<Held, Trouble> {
+    pub fn charge(&mut self, container: &Arc<Container>) -> Result<Option<Held>, Trouble> {
         self.payer = Some(Arc::clone(container));
         let (grant, percent) = (&container.grant, container.grant.share().percent());
         if let Some(group) = &self.group {
-            let memory = grant.memory().as_bytes() + grant.scratch().as_bytes() + KERNEL_BYTES;
+            let scratch = grant.scratch().as_bytes();
+            let memory = grant.memory().as_bytes() + scratch + inodes(scratch) * INODE_BYTES + KERNEL_BYTES;
             group.bound(memory, percent, grant.processes()).map_err(|error| Trouble::System("bounding a control group", error))?;
         }
-        let held = container.node.shares.hold(self.pid, percent, self.group.as_ref());
-        held.map_err(|error| Trouble::System("holding a function to its share", error))
+        match container.node.shares.hold(self.pid, percent, self.group.as_ref()) {
+            Ok(held) => Ok(Some(held)),
+            // Its report says why.
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(Trouble::System("holding a function to its share", error)),
+        }
     }
 
     /// Has the kernel killed in it for want of memory?
@@ -184,9 +196,18 @@ impl Drop for Jail {
     }
 }
 
+/// Is the process gone?
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
+}
+
 async fn end(child: &mut Child) {
     let _ = child.start_kill();
     let _ = timeout(ENDED_DEADLINE, child.wait()).await;
+}
+
+fn inodes(scratch: u64) -> u64 {
+    (scratch / BYTES_PER_INODE).max(16)
 }
 
 /// The jail that a grant asks for, with so many milliseconds of its CPU time left.
@@ -209,7 +230,7 @@ pub fn spec(grant: &Grant, image: &Image, cpu_left: u64) -> Spec {
         arguments: ["-I", "-S", "-B", "-c", start].map(str::to_owned).into(),
         environment,
         openings: image.openings.clone(),
-        scratch: Scratch { bytes: grant.scratch().as_bytes(), inodes: (grant.scratch().as_bytes() / BYTES_PER_INODE).max(16) },
+        scratch: Scratch { bytes: grant.scratch().as_bytes(), inodes: inodes(grant.scratch().as_bytes()) },
         memory_bytes: grant.memory().as_bytes(),
         cpu_seconds: cpu_left.div_ceil(1000).max(1),
         processes: grant.processes().into(),

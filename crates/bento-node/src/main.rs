@@ -101,11 +101,16 @@ async fn load(path: &Path) -> Result<(Config, Policy), Said> {
 }
 
 async fn run(path: PathBuf) -> Result<(), Said> {
-    let (config, policy) = load(&path).await?;
+    // First of all: without a handler, a signal during a long start would end the node at once.
     let handler = |kind| signal(kind).map_err(|error| (format!("listening for signals: {error}"), HINT_CHECK));
     let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
-    // The policy is read again then. Without a handler the signal would end the node at once, and all that runs on it.
+    // The policy is read again then.
     let hangup = handler(SignalKind::hangup())?;
+    let (config, policy) = tokio::select! {
+        loaded = load(&path) => loaded?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     raise_descriptors();
     let stop = async move {
         tokio::select! {

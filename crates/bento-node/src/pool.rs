@@ -33,8 +33,9 @@ pub struct Pool {
     deadline: Duration,
     /// Most that are kept.
     room: usize,
-    groups: Arc<Groups>,
     kept: Mutex<Kept>,
+    /// After what is kept, whose groups it removes.
+    groups: Arc<Groups>,
     wanted: mpsc::Sender<Vec<u8>>,
 }
 

@@ -45,8 +45,8 @@ pub struct Process {
     link: Link,
     /// Its process id as seen from the node.
     pub pid: u32,
-    /// Holds it to its share.
-    held: Held,
+    /// Holds it to its share, unless it ended at once.
+    held: Option<Held>,
     /// Nothing, when no more are taken.
     slots: Mutex<Option<Slots>>,
     next: AtomicU64,
@@ -217,14 +217,26 @@ impl Process {
             Some(slots) => slots.open.insert(number, slot),
             None => return Ok(None),
         };
-        self.held.wake();
+        if let Some(held) = &self.held {
+            held.wake();
+        }
         // A client that leaves while the function does not read takes its place with it.
         let unsent = Unsent(self, number);
         let sent = self.link.send(&ToFunction::Invoke { invoke: number, method, arguments, seconds }, Some(theirs.as_fd())).await;
         std::mem::forget(unsent);
-        // How the process then ended is told to this invocation as to all others.
-        if let Err(Violation::Deaf) = sent {
-            self.deaf.cancel();
+        match sent {
+            Ok(()) => {}
+            // It is ended, and this is told to this invocation as to all others.
+            Err(Violation::Deaf) => self.deaf.cancel(),
+            // It is ending and never heard of this one.
+            Err(Violation::Socket(error)) if [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset].contains(&error.kind()) => {
+                self.close(number);
+                return Ok(None);
+            }
+            Err(violation) => {
+                self.close(number);
+                return Err(io::Error::other(violation));
+            }
         }
         Ok(Some(Invocation { number, stream, outcome: receiver, length, process: Arc::clone(self) }))
     }

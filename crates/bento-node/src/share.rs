@@ -195,7 +195,11 @@ impl Shares {
         let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(gone)?;
         let pidfd = pidfd_open(number, PidfdFlags::empty())?;
         let now = Instant::now();
-        let used = used(pid, &pidfd).ok_or_else(gone)?;
+        let used = match used(pid, &pidfd) {
+            Used::So(used) => used,
+            Used::Unknown => Duration::ZERO,
+            Used::Gone => return Err(gone()),
+        };
         let due = now + BUSY;
         let wants = Wants {
             throttled: weight.as_ref().map_or(0, cgroup::Weight::throttled),
@@ -277,15 +281,23 @@ impl Process {
     /// As if it had never been held.
     fn let_go(&mut self) {
         self.let_run();
-        if std::mem::take(&mut self.wants.is_busy) && used(self.pid, &self.pidfd).is_some() {
+        if std::mem::take(&mut self.wants.is_busy) && !matches!(used(self.pid, &self.pidfd), Used::Gone) {
             let _ = self.wants.weight.set(self.pid, false);
         }
     }
 
     /// Looks at it, and says when to look again; None when it is gone.
     fn look(&mut self, longest: Duration) -> Option<Instant> {
-        let used = used(self.pid, &self.pidfd)?;
         let now = Instant::now();
+        let used = match used(self.pid, &self.pidfd) {
+            Used::So(used) => used,
+            Used::Gone => return None,
+            Used::Unknown => {
+                // Whoever cannot be looked at is not kept waiting.
+                self.let_run();
+                return Some(now + BUSY);
+            }
+        };
         self.wants.look(self.pid, used, now);
         match self.account.look(used, now, self.percent, longest) {
             Next::Run(pause) => {
@@ -294,7 +306,8 @@ impl Process {
             }
             Next::Stop(time) => {
                 if !self.is_stopped {
-                    pidfd_send_signal(&self.pidfd, Signal::STOP).ok()?;
+                    // Fails only when it is gone, which the next look sees.
+                    let _ = pidfd_send_signal(&self.pidfd, Signal::STOP);
                     self.is_stopped = true;
                 }
                 self.wants.was_stopped = true;
@@ -429,13 +442,24 @@ fn together(born: Instant, due: Instant) -> Instant {
     born + TOGETHER * u32::try_from(steps).unwrap_or(u32::MAX)
 }
 
-/// CPU time of a process so far, if it is still that of the pidfd.
-fn used(pid: u32, pidfd: &OwnedFd) -> Option<Duration> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+/// CPU time of a process so far.
+enum Used {
+    So(Duration),
+    /// It cannot be said just now: this node may have no descriptor left.
+    Unknown,
+    /// The pidfd says that the process has ended.
+    Gone,
+}
+
+fn used(pid: u32, pidfd: &OwnedFd) -> Used {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"));
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     // Asked after the reading: alive now, so it was alive then, and the number was its own.
-    let is_alive = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)).ok()? == 0;
-    if is_alive { used_in(&text) } else { None }
+    match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)) {
+        Ok(0) => text.ok().and_then(|text| used_in(&text)).map_or(Used::Unknown, Used::So),
+        Ok(_) => Used::Gone,
+        Err(_) => Used::Unknown,
+    }
 }
 
 /// Fields 14 and 15 of proc(5)'s list, in ticks:

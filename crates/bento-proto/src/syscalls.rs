@@ -40,7 +40,7 @@ const NEVER: &[&str] = &[
     "memfd_secret", "mlock", "mlock2", "mlockall", "mount", "mount_setattr", "move_mount", "mq_open", "msgget", "name_to_handle_at",
     "open_by_handle_at", "open_tree", "perf_event_open", "personality", "pidfd_getfd", "pidfd_open", "pidfd_send_signal", "pivot_root",
     "process_madvise", "process_mrelease", "process_vm_readv", "process_vm_writev", "ptrace", "quotactl", "quotactl_fd", "reboot",
-    "request_key", "seccomp", "semget", "setns", "setrlimit", "shmat", "shmget", "swapoff", "swapon", "syslog", "umount2", "unshare",
+    "request_key", "seccomp", "semget", "setns", "setrlimit", "shmat", "shmget", "swapoff", "swapon", "syslog", "timer_create", "umount2", "unshare",
     "userfaultfd", "vfork",
 ];
 

@@ -300,6 +300,9 @@ impl Drop for Output {
     }
 }
 
+/// Most bytes of input that are thrown away uncounted, when traffic is used up: windows of HTTP/2, circuits and sockets are well below.
+const REST_BYTES_MAX: usize = 4 << 20;
+
 /// Passes the request's body to the function. An end of file is passed on only for a whole body.
 async fn feed(mut data: Bytes, mut body: Body, mut writer: OwnedWriteHalf, meter: Arc<Meter>, pulse: Arc<Pulse>, lost: CancellationToken) {
     loop {
@@ -313,10 +316,18 @@ async fn feed(mut data: Bytes, mut body: Body, mut writer: OwnedWriteHalf, meter
             pulse.beat();
         }
         if !passed {
-            // Spent, or the function wants no more: what still comes is taken and thrown away, so that the answer can be read.
+            // Spent, or the function wants no more: what still comes is taken and thrown away, so that the answer can be read. It counts all the
+            // same; and when nothing is left to count against, it is only as much as is on its way at most.
+            let mut rest = REST_BYTES_MAX;
             loop {
                 match body.frame().await {
-                    Some(Ok(_)) => pulse.beat(),
+                    Some(Ok(frame)) => {
+                        let bytes = frame.data_ref().map_or(0, Bytes::len);
+                        if meter.pass(Way::Received, bytes).await.is_err() {
+                            let Some(left) = rest.checked_sub(bytes) else { return };
+                            rest = left;
+                        }
+                    }
                     Some(Err(_)) => return lost.cancel(),
                     None => return,
                 }

@@ -24,7 +24,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, UnixListener},
     time::{Instant, sleep_until},
 };
@@ -37,7 +37,8 @@ const HEAD_BYTES_MAX: usize = 48 * 1024;
 /// Most streams of one h2c session. Each can be an invocation.
 const STREAMS_MAX: u32 = 32;
 
-/// What a session may be idle beyond an invocation, so that the invocation's own bound comes first and is told.
+/// What a session may be idle beyond twice an invocation's bound, so that this comes first and is told: an output that is short and declared is held
+/// back for its outcome, which may come as late after it as it came after the request.
 const IDLE_MORE: Duration = Duration::from_secs(15);
 
 /// How long a listener pauses when the system has no more descriptors, so as not to spin.
@@ -97,13 +98,14 @@ pub async fn serve(listener: Listener, node: Arc<Node>) {
 
 async fn session(stream: Box<dyn Stream>, router: Router, node: &Node) {
     let limits = &node.config().limits;
-    let (head, idle) = (limits.head.duration(), limits.idle.duration() + IDLE_MORE);
+    let (head, idle) = (limits.head.duration(), 2 * limits.idle.duration() + IDLE_MORE);
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(HEAD_BYTES_MAX);
     server.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX).max_header_list_size(HEAD_BYTES_MAX as u32);
     let activity = Arc::new(Activity::new());
     let asked = Arc::clone(&activity);
     let service = hyper::service::service_fn(move |request| Arc::clone(&asked).answer(router.clone(), request));
+    let stream = Counting { stream, activity: Arc::clone(&activity) };
     let connection = server.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {
@@ -126,11 +128,21 @@ struct Activity {
     requests: AtomicUsize,
     /// When something was last done for one, in milliseconds since `born`.
     last_ms: AtomicU64,
+    /// Bytes of answers handed to what writes them, and bytes written: what is between is on its way to a client that reads slowly. Written ones
+    /// are more by heads and frames, so the two are made equal when the first of several requests comes.
+    given: AtomicU64,
+    written: AtomicU64,
 }
 
 impl Activity {
     fn new() -> Self {
-        Self { born: Instant::now(), requests: AtomicUsize::new(0), last_ms: AtomicU64::new(0) }
+        Self {
+            born: Instant::now(),
+            requests: AtomicUsize::new(0),
+            last_ms: AtomicU64::new(0),
+            given: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+        }
     }
 
     fn beat(&self) {
@@ -139,7 +151,9 @@ impl Activity {
 
     /// Answers a request, counting it until its answer is written or dropped.
     async fn answer(self: Arc<Self>, router: Router, request: Request<Incoming>) -> Result<Response, Infallible> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
+        if self.requests.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.given.fetch_max(self.written.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
         self.beat();
         let counted = Counted(Arc::clone(&self));
         let sent = Arc::clone(&self);
@@ -148,10 +162,16 @@ impl Activity {
         Ok(response.map(|body| Body::new(Beating { activity: self, body, _counted: Some(counted) })))
     }
 
+    /// Is something of an answer given and not written?
+    fn owes(&self) -> bool {
+        self.written.load(Ordering::Relaxed) < self.given.load(Ordering::Relaxed)
+    }
+
     /// Waits until there is no request for as long as a head may take, or nothing is done for one for as long as it may be idle.
     async fn over(&self, head: Duration, idle: Duration) {
         loop {
-            let longest = if self.requests.load(Ordering::Relaxed) == 0 { head } else { idle };
+            let is_over = self.requests.load(Ordering::Relaxed) == 0 && !self.owes();
+            let longest = if is_over { head } else { idle };
             let end = self.born + Duration::from_millis(self.last_ms.load(Ordering::Relaxed)) + longest;
             if end <= Instant::now() {
                 return;
@@ -175,7 +195,11 @@ impl<B: hyper::body::Body<Data = Bytes> + Unpin> hyper::body::Body for Beating<B
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         self.activity.beat();
-        Pin::new(&mut self.body).poll_frame(context)
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if let (Some(_), Poll::Ready(Some(Ok(frame)))) = (&self._counted, &polled) {
+            self.activity.given.fetch_add(frame.data_ref().map_or(0, |data| data.len() as u64), Ordering::Relaxed);
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -194,6 +218,39 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.0.beat();
         self.0.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A stream that says when something of an answer is written: a client that reads slowly is not idle.
+struct Counting {
+    stream: Box<dyn Stream>,
+    activity: Arc<Activity>,
+}
+
+impl AsyncRead for Counting {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Counting {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if let Poll::Ready(Ok(written)) = &polled {
+            if self.activity.owes() {
+                self.activity.beat();
+            }
+            self.activity.written.fetch_add(*written as u64, Ordering::Relaxed);
+        }
+        polled
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 

@@ -105,8 +105,8 @@ fn a_process_that_is_gone_is_let_go_and_its_number_not_taken_for_another() {
     let pidfd = |running: &Running| pidfd_open(Pid::from_raw(running.0.id() as i32).unwrap(), PidfdFlags::empty()).unwrap();
     let gone = pidfd(&one);
     drop(one);
-    assert_eq!(used(other.0.id(), &gone), None);
-    assert!(used(other.0.id(), &pidfd(&other)).is_some());
+    assert!(matches!(used(other.0.id(), &gone), Used::Gone));
+    assert!(matches!(used(other.0.id(), &pidfd(&other)), Used::So(_)));
 }
 
 fn all() -> u32 {

@@ -9,7 +9,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::support::{Installed, Node, PATIENCE, POLICY, bundle, installed, installed_at, run, shared};
+use crate::support::{Installed, Node, PATIENCE, POLICY, bundle, descendants, installed, installed_at, run, shared};
 
 const HELLO: &str = "def hello(api):\n    api.output.write(b'x')\n";
 
@@ -137,6 +137,56 @@ async fn a_request_that_takes_longer_than_a_head_is_not_cut_off() {
     let node = Node::start(POLICY, "[limits]\nhead = \"1 s\"");
     let code = "import time\ndef wait(api):\n    time.sleep(2.5)\n    api.output.write(b'x')\n    time.sleep(2.5)\n";
     assert_eq!(run(node.address, "", code, "wait", b"").await.trailer, Some(bento_proto::Outcome::Returned));
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_gets_the_end_as_well() {
+    let node = Node::start(POLICY, "[limits]\nhead = \"1 s\"");
+    let function = installed_at(node.address, "", "def big(api):\n    for _ in range(96): api.output.write(bytes(65536))\n").await;
+    let mut session = TcpStream::connect(node.address).await.unwrap();
+    let token = function.invocation.reveal();
+    let request = format!("POST /v1/invoke/big HTTP/1.1\r\nhost: n\r\nte: trailers\r\nauthorization: Bearer {token}\r\n\r\n");
+    session.write_all(request.as_bytes()).await.unwrap();
+    let (mut heard, mut chunk) = (Vec::new(), vec![0; 128 << 10]);
+    while !heard.ends_with(b"\r\n\r\n") || heard.len() < 96 << 16 {
+        let bytes = timeout(PATIENCE, session.read(&mut chunk)).await.unwrap().unwrap();
+        assert!(bytes > 0, "cut off after {} bytes", heard.len());
+        heard.extend_from_slice(&chunk[..bytes]);
+        sleep(Duration::from_millis(80)).await;
+    }
+    assert!(String::from_utf8_lossy(&heard[heard.len() - 200..]).contains("returned"));
+}
+
+#[tokio::test]
+async fn input_that_a_function_does_not_want_counts_as_traffic_all_the_same() {
+    let code = r"
+import os, socket, time
+
+def unwanted(api):
+    for number in range(4, 64):
+        try:
+            socket.socket(fileno=os.dup(number)).shutdown(socket.SHUT_RD)
+        except OSError:
+            pass
+    time.sleep(60)
+";
+    let function = installed("traffic = '1 MiB'", code).await;
+    let answer = function.invoke_with("unwanted", "{}", vec![0; 3 << 20]).await;
+    assert_eq!(answer.problem().bound, Some(Bound::Traffic), "{:?}", answer.body);
+}
+
+#[tokio::test]
+async fn an_invocation_right_after_its_process_was_killed_is_served_by_the_next() {
+    let node = Node::start(POLICY, "[limits]\nready = 0");
+    let function = installed_at(node.address, "", HELLO).await;
+    for _ in 0..10 {
+        let pid = descendants(node.pid(), "python3.11")[0];
+        let process = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+        // The node may not have seen it yet.
+        while descendants(node.pid(), "python3.11").contains(&pid) {}
+        assert_eq!(function.invoke("hello", "{}").await.body, "x");
+    }
 }
 
 #[tokio::test]

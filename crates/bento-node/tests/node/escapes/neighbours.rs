@@ -68,7 +68,7 @@ def steal(api, pids, address):
                 pass
     api.output.write(b'stolen' if b'secret' in room.raw else b'nothing')
 ";
-    let node = Node::start(POLICY, "");
+    let node = Node::start(POLICY, "[limits]\nready = 0");
     let (one, other) = (installed_at(node.address, "", code).await, installed_at(node.address, "", code).await);
     let address = String::from_utf8(one.invoke("hold", "{}").await.body.to_vec()).unwrap();
     other.invoke("hold", "{}").await;
@@ -142,7 +142,7 @@ def cling(api, port):
 def hello(api):
     api.output.write(b'x')
 ";
-    let node = Node::start(POLICY, "");
+    let node = Node::start(POLICY, "[limits]\nready = 0");
     let needs = format!("calls = ['net.connect']\nconnect = ['accept 127.0.0.1:{port}']");
     let function = installed_at(node.address, &needs, code).await;
     let neighbour = installed_at(node.address, "", "def hello(api):\n    api.output.write(b'x')\n").await;
