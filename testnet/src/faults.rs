@@ -132,6 +132,8 @@ struct Run {
     ours: BTreeSet<u32>,
     /// What is there of a node that rests and was never killed.
     calm: Traces,
+    /// Jails that it keeps ready at most, less those that it kept then.
+    spare: usize,
     key: Option<String>,
     /// Control groups that were ever seen below the node.
     groups: BTreeSet<PathBuf>,
@@ -161,6 +163,7 @@ impl Run {
             far,
             ours,
             calm: Traces::default(),
+            spare: 0,
             key: None,
             groups: BTreeSet::new(),
             used: Vec::new(),
@@ -180,6 +183,7 @@ impl Run {
             }
         }
         run.rest(&mut Vec::new(), false).await;
+        run.spare = (FUNCTIONS + READY).saturating_sub(run.subject.below("bento-jail").len());
         run.calm = run.traces();
         run.key = run.subject.key();
         Ok(run)
@@ -430,7 +434,7 @@ impl Run {
             left.push(format!("there are {jails} jails and {pythons} functions in them, and not {FUNCTIONS} with {READY} kept ready"));
         }
         if compare {
-            left.extend(self.traces().beyond(&self.calm));
+            left.extend(self.traces().beyond(&self.calm, self.spare));
             let current = self.subject.groups();
             left.extend(
                 self.groups
