@@ -24,7 +24,7 @@ SETTLE_SECONDS = 0.5
 def measure(rounds: int = ROUNDS) -> None:
     """Invoke functions/hello on a node without Tor, warm, over one kept-alive connection and over four; its memory when idle"""
     programs = build("bento-node", "bento-jail")
-    with Node(programs) as node:
+    with Node(programs, limits="ready = 0") as node:
         times, _ = _client(node.address, rounds)
         memory = _memory(node)
         # Processes, not threads, so that the clients do not wait for each other; each has a function of its own.
