@@ -2,7 +2,6 @@
 
 use std::{io, path::Path, process::Stdio, sync::Arc, time::Duration};
 
-use rustix::fs::OFlags;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines, Take},
     process::{Child, ChildStdout, Command},
@@ -17,7 +16,7 @@ use crate::{
     container::Container,
     image::Image,
     link::Link,
-    share::Held,
+    share::{Held, used_in},
 };
 
 /// All that `bento-jail` ever says, in bytes. Three lines of some hundred.
@@ -239,15 +238,8 @@ pub fn spec(grant: &Grant, image: &Image, cpu_left: u64) -> Spec {
     }
 }
 
-/// CPU time of a process in its `/proc/PID/stat` (proc(5)): `4711 (python3) S 1 … utime stime …`, fields 14 and 15 in clock ticks.
+/// CPU time of a process so far, in milliseconds.
 pub fn cpu_of(pid: u32) -> Option<u64> {
-    let path = Path::new("/proc").join(pid.to_string()).join("stat");
-    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, rustix::fs::Mode::empty()).ok()?;
-    let mut text = String::new();
-    io::Read::read_to_string(&mut io::Read::take(std::fs::File::from(file), 4096), &mut text).ok()?;
-    // The name may hold spaces and parentheses; what follows the last one is plain.
-    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
-    let user: u64 = fields.nth(11)?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some((user + system) * 1000 / rustix::param::clock_ticks_per_second())
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    u64::try_from(used_in(&stat)?.as_millis()).ok()
 }

@@ -462,13 +462,13 @@ fn used(pid: u32, pidfd: &OwnedFd) -> Used {
     }
 }
 
-/// Fields 14 and 15 of proc(5)'s list, in ticks:
+/// CPU time in a `/proc/PID/stat`: fields 14 and 15 of proc(5)'s list, in ticks:
 ///
 /// ```text
 /// 4711 (a (strange) name) S 1 4711 4711 0 -1 4194560 1200 0 0 0 25 10 0 0 …
 ///                                                               ^utime ^stime
 /// ```
-fn used_in(stat: &str) -> Option<Duration> {
+pub(crate) fn used_in(stat: &str) -> Option<Duration> {
     // The name may hold spaces and parentheses; what follows the last one is plain.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let user: u64 = fields.nth(11)?.parse().ok()?;
