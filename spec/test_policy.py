@@ -42,7 +42,7 @@ def test_what_is_left_out_has_the_value_of_the_table(start):
     lines = rows("key | means")
     policy = "[offers]\n" + "".join(f"{key.strip('`')} = {offered.strip('`')}\n" for key, _, _, _, _, offered, _ in lines)
     # Without Tor no node offers it, so that one line is told apart by the error.
-    written = start(policy.replace('["tor"]', '["direct"]') + "functions = 50\nfunctions_per_day = 1000\n")
+    written = start(policy.replace('["tor"]', '["direct"]') + "functions = 50\nfunctions_per_day = 1000\ndepth = 2\n")
     left_out = start('[offers]\negress = ["direct"]\n')
     assert ask(written, "GET", "/v1/policy").body == ask(left_out, "GET", "/v1/policy").body
     assert tomllib.loads(policy)["offers"]["egress"] == ["tor"]
@@ -51,7 +51,9 @@ def test_what_is_left_out_has_the_value_of_the_table(start):
     cases = json.loads(Path(__file__).with_name("vectors").joinpath("admit.json").read_text())["cases"]
     told = {case["refused"]["key"]: case["refused"]["needs"] for case in cases if "left out" in case["name"]}
     needs = {key.strip("`"): needed.strip("`") for key, _, _, needed, _, _, _ in lines}
-    assert told == {key: needs[key].strip('"') for key in needs if key not in ("image", "calls", "egress", "connect", "syscalls")}
+    assert told == {key: needs[key].strip('"') for key in needs if key not in ("image", "calls", "egress", "connect", "syscalls", "storage", "keep_awake", "installs")}
+    # Of these a manifest that leaves them out asks for nothing.
+    assert [needs[key] for key in ("storage", "keep_awake", "installs")] == ['"0 B"', "false", "0"]
     # All of them written out are within what a policy offers by itself.
     full = "".join(f"{key} = {value}\n" for key, value in needs.items())
     assert run(left_out, "def hello(api):\n    api.output.write(b'x')\n", "hello", full).status == 200

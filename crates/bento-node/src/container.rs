@@ -268,6 +268,7 @@ impl Container {
             remaining: self.remaining(),
             cpu_used: Span::millis(cpu),
             traffic_used: Size::bytes(self.meter.used()),
+            storage_used: Size::default(),
             granted: self.grant.granted(),
             log: self.log.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect(),
         }

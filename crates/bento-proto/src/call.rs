@@ -7,7 +7,25 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::lines::from_text;
 
 /// Every call that a policy or manifest can name.
-pub const CALLS: &[&str] = &["net.connect"];
+pub const CALLS: &[&str] = &[
+    "link.end",
+    "link.make",
+    "net.connect",
+    "nodes.install",
+    "nodes.installed",
+    "nodes.invoke",
+    "nodes.list",
+    "nodes.outcome",
+    "nodes.shutdown",
+    "seal",
+    "store.append",
+    "store.commit",
+    "store.delete",
+    "store.get",
+    "store.list",
+    "store.put",
+    "store.usage",
+];
 
 /// One call by name, or a family of them: `net.connect`, `net.*`, `*`.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -30,7 +48,12 @@ impl CallPattern {
 
     /// Does it name every call that `other` names?
     pub fn covers(&self, other: &Self) -> bool {
-        self.matches(&other.0) || CALLS.iter().filter(|call| other.matches(call)).all(|call| self.matches(call))
+        other.within(std::slice::from_ref(self))
+    }
+
+    /// Is every call that it names named by one of these?
+    pub fn within(&self, offers: &[Self]) -> bool {
+        CALLS.iter().filter(|call| self.matches(call)).all(|call| offers.iter().any(|offer| offer.matches(call)))
     }
 }
 
@@ -75,7 +98,10 @@ mod tests {
         let family: CallPattern = "net.*".parse().unwrap();
         assert!(family.matches("net.connect") && !family.matches("network") && !family.matches("store.put"));
         assert!(family.covers(&"net.connect".parse().unwrap()) && "*".parse::<CallPattern>().unwrap().covers(&family));
-        for wrong in ["", "net", "ne*", "net.listen", "store.*", "net.connect ", "**"] {
+        let stored: CallPattern = "store.*".parse().unwrap();
+        assert!(stored.covers(&"store.put".parse().unwrap()) && !stored.covers(&family) && !family.covers(&stored));
+        assert!(!"store.put".parse::<CallPattern>().unwrap().covers(&stored) && !stored.covers(&"*".parse().unwrap()));
+        for wrong in ["", "net", "ne*", "net.listen", "store", "storage.*", "seal.*", "net.connect ", "**"] {
             assert!(wrong.parse::<CallPattern>().is_err(), "{wrong:?}");
         }
     }

@@ -75,14 +75,17 @@ fn less(key: &'static str, offers: &Offers, manifest: &Manifest) -> Option<Strin
         "image" => needs.image = offers.image.first()?.clone(),
         "memory" => needs.memory = offers.memory,
         "scratch" => needs.scratch = offers.scratch,
+        "storage" => needs.storage = offers.storage,
         "cpu" => needs.cpu = offers.cpu,
         "share" => needs.share = offers.share,
         "traffic" => needs.traffic = offers.traffic,
         "rate" => needs.rate = offers.rate,
         "lifetime" => needs.lifetime = offers.lifetime,
+        "keep_awake" => needs.keep_awake = offers.keep_awake,
         "processes" => needs.processes = offers.processes,
         "descriptors" => needs.descriptors = offers.descriptors,
         "invocations" => needs.invocations = offers.invocations,
+        "installs" => needs.installs = offers.installs,
         "calls" => needs.calls = calls_of_both(&needs.calls, &offers.calls),
         "egress" if offers.egress.is_empty() => (written, needs.connect) = ("connect", ExitPolicy::default()),
         "egress" => needs.egress = Egress::Any,
@@ -104,16 +107,19 @@ fn more(key: &'static str, policy: &Policy, needs: &Needs) -> Option<String> {
         "image" => offers.image.push(needs.image.clone()),
         "memory" => offers.memory = needs.memory,
         "scratch" => offers.scratch = needs.scratch,
+        "storage" => offers.storage = needs.storage,
         "cpu" => offers.cpu = needs.cpu,
         "share" => offers.share = needs.share,
         "traffic" => offers.traffic = needs.traffic,
         "rate" => offers.rate = needs.rate,
         "lifetime" => offers.lifetime = needs.lifetime,
+        "keep_awake" => offers.keep_awake = needs.keep_awake,
         "processes" => offers.processes = needs.processes,
         "descriptors" => offers.descriptors = needs.descriptors,
         "invocations" => offers.invocations = needs.invocations,
+        "installs" => offers.installs = needs.installs,
         "calls" => {
-            let missing: Vec<CallPattern> = needs.calls.iter().filter(|need| !covered(need, &offers.calls)).cloned().collect();
+            let missing: Vec<CallPattern> = needs.calls.iter().filter(|need| !need.within(&offers.calls)).cloned().collect();
             offers.calls.extend(missing);
         }
         // A function that does not mind is content with what every node has.
@@ -132,14 +138,10 @@ fn line(key: &str, table: &impl Serialize) -> Option<String> {
     Some(format!("{key} = {}", value.get(key)?))
 }
 
-fn covered(need: &CallPattern, offers: &[CallPattern]) -> bool {
-    offers.iter().any(|offer| offer.covers(need))
-}
-
 fn calls_of_both(needs: &[CallPattern], offers: &[CallPattern]) -> Vec<CallPattern> {
-    let kept = needs.iter().filter(|need| covered(need, offers));
+    let kept = needs.iter().filter(|need| need.within(offers));
     // Of a family that is offered in part, the part.
-    let parts = needs.iter().filter(|need| !covered(need, offers)).flat_map(|need| offers.iter().filter(|offer| need.covers(offer)));
+    let parts = needs.iter().filter(|need| !need.within(offers)).flat_map(|need| offers.iter().filter(|offer| need.covers(offer)));
     kept.chain(parts).cloned().collect()
 }
 
@@ -166,21 +168,22 @@ fn alone(rule: &Rule, offers: &ExitPolicy) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
     use crate::{
+        call::CALLS,
         exit_policy::tests::rule,
         syscalls::tests::any_set,
         unit::{Size, Span},
     };
 
-    fn manifest(needs: &str) -> Manifest {
+    pub(crate) fn manifest(needs: &str) -> Manifest {
         Manifest::parse(&format!("name = \"test\"\nmethods = [\"hello\"]\n[needs]\n{needs}")).unwrap()
     }
 
-    fn policy(offers: &str) -> Policy {
+    pub(crate) fn policy(offers: &str) -> Policy {
         Policy::parse(&format!("[offers]\n{offers}")).unwrap()
     }
 
@@ -192,6 +195,9 @@ mod tests {
             ("share = '50 %'", "", Some("share = \"50 %\""), Some("share = \"100 %\"")),
             ("rate = '1 KiB/s'", "", Some("rate = \"1 KiB/s\""), Some("rate = \"4 MiB/s\"")),
             ("processes = 4", "", Some("processes = 4"), Some("processes = 8")),
+            ("storage = '1 MiB'", "storage = '4 MiB'", Some("storage = \"1 MiB\""), Some("storage = \"4 MiB\"")),
+            ("", "keep_awake = true", Some("keep_awake = false"), Some("keep_awake = true")),
+            ("installs = 0", "installs = 1", Some("installs = 0"), Some("installs = 1")),
             ("invocations = 0", "", None, Some("invocations = 1")),
             ("image = ['python3']", "image = 'web'", Some("image = \"python3\""), Some("image = [\"python3\", \"web\"]")),
             ("calls = []", "calls = ['net.connect']", Some("calls = []"), Some("calls = [\"net.connect\"]")),
@@ -226,8 +232,8 @@ mod tests {
     #[test]
     fn the_text_has_a_row_for_each_line_and_the_lines_to_write() {
         let told = text(&explain(&policy("memory = '1 MiB'\nshare = '50 %'"), &manifest("")));
-        assert!(told.contains("\nmemory       64 MiB   1 MiB                      does not fit\n"), "{told}");
-        assert!(told.contains("\nscratch      8 MiB    64 MiB                     fits\n"), "{told}");
+        assert!(told.contains("\nmemory       64 MiB   1 MiB                                        does not fit\n"), "{told}");
+        assert!(told.contains("\nscratch      8 MiB    64 MiB                                       fits\n"), "{told}");
         assert!(told.ends_with(
             "\nIt would fit with this in the manifest's [needs]:\n  # memory: no function can ask for as little as is offered\n  share = \"50 %\"\n\
              \nor with this in the policy's [offers]:\n  memory = \"64 MiB\"\n  share = \"100 %\"\n"
@@ -238,30 +244,35 @@ mod tests {
     fn any_policy() -> impl Strategy<Value = Policy> {
         let connect = prop::collection::vec(rule(), 0..6).prop_map(ExitPolicy::new);
         let egress = prop::sample::subsequence(vec![Egress::Tor, Egress::Direct], 0..=2);
-        let calls = prop::sample::subsequence(vec!["net.connect", "net.*", "*"], 0..=3);
-        (any::<[u16; 10]>(), connect, egress, calls, any_set(), any::<bool>()).prop_map(
-            |(numbers, connect, egress, calls, syscalls, web)| {
-                let [memory, scratch, cpu, share, traffic, rate, lifetime, processes, descriptors, invocations] = numbers;
+        let calls = prop::sample::subsequence(vec!["net.connect", "net.*", "store.*", "store.put", "seal", "*"], 0..=3);
+        (any::<[u16; 12]>(), connect, egress, calls, any_set(), any::<[bool; 2]>()).prop_map(
+            |(numbers, connect, egress, calls, syscalls, [web, keep_awake])| {
+                let [memory, scratch, storage, installs, cpu, share, traffic, rate, lifetime, processes, descriptors, invocations] =
+                    numbers;
                 let image = if web { vec!["web".into(), "python3".into()] } else { vec!["python3".into()] };
                 Policy {
                     offers: Offers {
                         image,
                         memory: Size::mib(memory.into()),
                         scratch: Size::bytes(scratch.into()),
+                        storage: Size::bytes(storage.into()),
                         cpu: Span::millis(cpu.into()),
                         share: format!("{} %", share % 6400 + 1).parse().unwrap(),
                         traffic: Size::bytes(traffic.into()),
                         rate: format!("{rate} B/s").parse().unwrap(),
                         lifetime: Span::millis(lifetime.into()),
+                        keep_awake,
                         processes: (processes % 64).into(),
                         descriptors: (descriptors % 64).into(),
                         invocations: (invocations % 8).into(),
+                        installs: (installs % 8).into(),
                         calls: calls.iter().map(|call| call.parse().unwrap()).collect(),
                         egress,
                         connect,
                         syscalls,
                         functions: 1,
                         functions_per_day: 1,
+                        depth: 1,
                     },
                 }
             },
@@ -269,20 +280,23 @@ mod tests {
     }
 
     /// What a manifest may ask for: what some policy offers, as far as it is enough.
-    fn any_manifest() -> impl Strategy<Value = Manifest> {
+    pub(crate) fn any_manifest() -> impl Strategy<Value = Manifest> {
         (any_policy(), prop_oneof![Just(Egress::Tor), Just(Egress::Direct), Just(Egress::Any)]).prop_map(|(Policy { offers }, egress)| {
             let needs = Needs {
                 image: offers.image[0].clone(),
                 memory: offers.memory.max(Size::mib(16)),
                 scratch: offers.scratch.max(Size::bytes(4096)),
+                storage: offers.storage,
                 cpu: offers.cpu.max(Span::millis(1)),
                 share: offers.share,
                 traffic: offers.traffic.max(Size::bytes(1)),
                 rate: offers.rate.max("1 B/s".parse().unwrap()),
                 lifetime: offers.lifetime.max(Span::millis(1)),
+                keep_awake: offers.keep_awake,
                 processes: offers.processes.max(1),
                 descriptors: offers.descriptors.max(8),
                 invocations: offers.invocations.max(1),
+                installs: offers.installs,
                 calls: offers.calls,
                 egress,
                 connect: offers.connect,
@@ -334,10 +348,13 @@ mod tests {
                 prop_assert!(grant.cpu() <= offers.cpu && grant.lifetime() <= offers.lifetime);
                 prop_assert!(grant.share() <= offers.share && grant.rate() <= offers.rate);
                 prop_assert!(grant.processes() <= offers.processes && grant.descriptors() <= offers.descriptors);
-                prop_assert!(grant.invocations() <= offers.invocations);
+                prop_assert!(grant.invocations() <= offers.invocations && grant.installs() <= offers.installs);
+                prop_assert!(grant.storage() <= offers.storage && (offers.keep_awake || !grant.keep_awake()));
                 prop_assert!(grant.egress().is_none_or(|egress| offers.egress.contains(&egress)));
                 prop_assert!(grant.syscalls().iter().all(|name| offers.syscalls.has(name)));
-                prop_assert!(grant.permits_call("net.connect").is_err() || offers.calls.iter().any(|call| call.matches("net.connect")));
+                for call in CALLS {
+                    prop_assert!(grant.permits_call(call).is_err() || offers.calls.iter().any(|offer| offer.matches(call)));
+                }
             }
         }
 

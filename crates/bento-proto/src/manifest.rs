@@ -39,6 +39,8 @@ pub struct Needs {
     pub memory: Size,
     /// Its file system in memory, its own code included. 8 MiB.
     pub scratch: Size,
+    /// What it keeps in its node's store. Nothing.
+    pub storage: Size,
     /// CPU time over its whole life. 10 s.
     pub cpu: Span,
     /// Part of one processor core, averaged over a short time. 100 %.
@@ -49,12 +51,16 @@ pub struct Needs {
     pub rate: Rate,
     /// From install to the end. 10 min.
     pub lifetime: Span,
+    /// Is its process kept, and started with the node? That takes its key on the node's disk. No.
+    pub keep_awake: bool,
     /// Threads at the same time, its first one included. 8.
     pub processes: u32,
     /// Open descriptors at the same time. 64.
     pub descriptors: u32,
     /// Invocations at the same time. 1.
     pub invocations: u32,
+    /// Functions that it has on other nodes at the same time. None.
+    pub installs: u32,
     /// Calls of the function API. None.
     pub calls: Vec<CallPattern>,
     /// Where its connections leave. `any`.
@@ -93,14 +99,17 @@ impl Default for Needs {
             image: "python3".into(),
             memory: Size::mib(64),
             scratch: Size::mib(8),
+            storage: Size::default(),
             cpu: Span::seconds(10),
             share: Share::CORE,
             traffic: Size::mib(16),
             rate: Rate::mib(4),
             lifetime: Span::seconds(600),
+            keep_awake: false,
             processes: 8,
             descriptors: 64,
             invocations: 1,
+            installs: 0,
             calls: Vec::new(),
             egress: Egress::Any,
             connect: ExitPolicy::default(),

@@ -45,6 +45,9 @@ pub struct FunctionStatus {
     pub cpu_used: Span,
     /// Bytes of its streams so far.
     pub traffic_used: Size,
+    /// What it keeps in the node's store, as its grant counts it.
+    #[serde(default)]
+    pub storage_used: Size,
     /// What it was granted.
     pub granted: Granted,
     /// The last lines it logged, for its own client.

@@ -32,6 +32,8 @@ pub struct Offers {
     pub memory: Size,
     /// Its file system in memory. 64 MiB.
     pub scratch: Size,
+    /// What it may keep in the node's store. 64 MiB.
+    pub storage: Size,
     /// CPU time over its whole life. 60 s.
     pub cpu: Span,
     /// Part of one processor core, averaged over a short time. 100 %.
@@ -42,13 +44,17 @@ pub struct Offers {
     pub rate: Rate,
     /// From install to the end. 24 h.
     pub lifetime: Span,
+    /// May its process be kept, and started with the node? That takes its key on the node's disk. No.
+    pub keep_awake: bool,
     /// Threads at the same time. 32.
     pub processes: u32,
     /// Open descriptors at the same time. 256.
     pub descriptors: u32,
     /// Invocations of one function at the same time. 8.
     pub invocations: u32,
-    /// Calls of the function API. `["net.connect"]`.
+    /// Functions that it may have on other nodes at the same time. 4.
+    pub installs: u32,
+    /// Calls of the function API. Every one there is, by its family.
     pub calls: Vec<CallPattern>,
     /// Where connections may leave. `["tor"]`.
     pub egress: Vec<Egress>,
@@ -60,6 +66,8 @@ pub struct Offers {
     pub functions: u32,
     /// Functions that are installed within any 24 hours, all together. 1000.
     pub functions_per_day: u32,
+    /// Through how many functions on other nodes an install may come. 2.
+    pub depth: u32,
 }
 
 impl Default for Offers {
@@ -69,20 +77,24 @@ impl Default for Offers {
             image: vec!["python3".into()],
             memory: Size::mib(256),
             scratch: Size::mib(64),
+            storage: Size::mib(64),
             cpu: Span::seconds(60),
             share: Share::CORE,
             traffic: Size::mib(256),
             rate: Rate::mib(16),
             lifetime: Span::seconds(24 * 3600),
+            keep_awake: false,
             processes: 32,
             descriptors: 256,
             invocations: 8,
-            calls: ["net.connect"].iter().filter_map(|call| call.parse().ok()).collect(),
+            installs: 4,
+            calls: ["net.connect", "store.*", "nodes.*", "link.*", "seal"].iter().filter_map(|call| call.parse().ok()).collect(),
             egress: vec![Egress::Tor],
             connect: web.iter().filter_map(|rule| rule.parse().ok()).collect(),
             syscalls: Syscalls::default(),
             functions: 50,
             functions_per_day: 1000,
+            depth: 2,
         }
     }
 }
@@ -161,7 +173,7 @@ impl Policy {
         let upto = |key, need: u32, offer: u32| amount(key, need.to_string(), offer.to_string(), need <= offer);
         let size = |key, need: Size, offer: Size| amount(key, need.to_string(), offer.to_string(), need <= offer);
         let span = |key, need: Span, offer: Span| amount(key, need.to_string(), offer.to_string(), need <= offer);
-        let calls_fit = needs.calls.iter().all(|need| offers.calls.iter().any(|offer| offer.covers(need)));
+        let calls_fit = needs.calls.iter().all(|need| need.within(&offers.calls));
         let egress_fits = needs.connect.rules().is_empty() || self.egress(needs.egress).is_some();
         let uncovered = offers.connect.first_uncovered(&needs.connect);
         let connect_offer = match uncovered {
@@ -177,14 +189,17 @@ impl Policy {
             amount("image", needs.image.clone(), list(&offers.image), offers.image.contains(&needs.image)),
             size("memory", needs.memory, offers.memory),
             size("scratch", needs.scratch, offers.scratch),
+            size("storage", needs.storage, offers.storage),
             span("cpu", needs.cpu, offers.cpu),
             amount("share", needs.share.to_string(), offers.share.to_string(), needs.share <= offers.share),
             size("traffic", needs.traffic, offers.traffic),
             amount("rate", needs.rate.to_string(), offers.rate.to_string(), needs.rate <= offers.rate),
             span("lifetime", needs.lifetime, offers.lifetime),
+            amount("keep_awake", needs.keep_awake.to_string(), offers.keep_awake.to_string(), offers.keep_awake || !needs.keep_awake),
             upto("processes", needs.processes, offers.processes),
             upto("descriptors", needs.descriptors, offers.descriptors),
             upto("invocations", needs.invocations, offers.invocations),
+            upto("installs", needs.installs, offers.installs),
             amount("calls", list(&needs.calls), list(&offers.calls), calls_fit),
             amount("egress", needs.egress.to_string(), list(&offers.egress), egress_fits),
             amount("connect", needs.connect.to_string(), connect_offer, uncovered.is_none()),
@@ -201,6 +216,14 @@ impl Policy {
             Some(line) => Err(Refusal::NotOffered(line)),
             None => Ok(Grant::new(manifest, self.egress(manifest.needs.egress), self.offers.connect.clone())),
         }
+    }
+
+    /// Decides whether an install may come from so far: through so many functions on other nodes.
+    ///
+    /// # Errors
+    /// When it comes through more than the policy takes.
+    pub fn permits_depth(&self, depth: u32) -> Result<(), Refusal> {
+        if depth <= self.offers.depth { Ok(()) } else { Err(Refusal::Depth { depth, limit: self.offers.depth }) }
     }
 
     pub(crate) fn egress(&self, need: Egress) -> Option<Egress> {

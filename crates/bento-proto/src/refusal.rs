@@ -11,6 +11,17 @@ pub enum Refusal {
     /// A line of the manifest asks for more than the policy offers.
     #[error("it needs {} of {}, and this node offers {}", .0.needs, .0.key, .0.offers)]
     NotOffered(Line),
+    /// A function may pass on only what it was granted itself: a line of the manifest of what it would install asks for more.
+    #[error("it needs {} of {}, and the function that installs it was granted {}", .0.needs, .0.key, .0.offers)]
+    NotGranted(Line),
+    /// The install comes through too many functions on other nodes.
+    #[error("the install comes through {depth} functions on other nodes, and this node takes what comes through at most {limit}")]
+    Depth {
+        /// Through how many.
+        depth: u32,
+        /// Through how many it may.
+        limit: u32,
+    },
     /// No function here answers to the token. It may have ended.
     #[error("no function answers to this token")]
     UnknownToken,
@@ -134,6 +145,8 @@ impl Refusal {
     pub fn code(&self) -> &'static str {
         match self {
             Self::NotOffered(_) => "not-offered",
+            Self::NotGranted(_) => "not-granted",
+            Self::Depth { .. } => "depth",
             Self::UnknownToken => "unknown-token",
             Self::BadToken(_) => "bad-token",
             Self::NoToken => "no-token",
@@ -154,7 +167,9 @@ impl Refusal {
     /// The HTTP status that goes with it (RFC 9110, RFC 6585).
     pub fn status(&self) -> u16 {
         match self {
-            Self::NotOffered(_) | Self::Spent(_) | Self::Call(_) | Self::Destination { .. } => 403,
+            Self::NotOffered(_) | Self::NotGranted(_) | Self::Depth { .. } | Self::Spent(_) | Self::Call(_) | Self::Destination { .. } => {
+                403
+            }
             Self::UnknownToken | Self::BadToken(_) | Self::NoToken => 401,
             Self::TokenInUse => 409,
             Self::UnknownMethod { .. } => 404,
@@ -183,7 +198,7 @@ impl From<&Refusal> for Problem {
     fn from(refusal: &Refusal) -> Self {
         let mut problem = Self::new(refusal.code(), refusal.status(), refusal.to_string());
         match refusal {
-            Refusal::NotOffered(line) => {
+            Refusal::NotOffered(line) | Refusal::NotGranted(line) => {
                 problem.line = Some(ProblemLine { key: line.key.to_owned(), needs: line.needs.clone(), offers: line.offers.clone() });
             }
             Refusal::Spent(bound) => problem.bound = Some(*bound),

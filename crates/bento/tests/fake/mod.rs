@@ -221,9 +221,11 @@ pub fn status() -> FunctionStatus {
         remaining: Span::seconds(59),
         cpu_used: Span::seconds(0),
         traffic_used: Size::bytes(120),
+        storage_used: Size::bytes(0),
         granted: Granted {
             memory: Size::mib(32),
             scratch: Size::mib(1),
+            storage: Size::bytes(0),
             cpu: Span::seconds(1),
             share: Share::CORE,
             traffic: Size::mib(1),
