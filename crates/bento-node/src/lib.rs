@@ -23,3 +23,4 @@ pub mod policy;
 pub mod pool;
 pub mod process;
 pub mod share;
+pub mod store;
