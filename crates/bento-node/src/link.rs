@@ -108,6 +108,14 @@ pub enum CallErrorKind {
     Timeout,
     /// Too many at once.
     Busy,
+    /// There is nothing of that name.
+    Missing,
+    /// What it may store, or the node's disk, is full.
+    Full,
+    /// What is on disk is not what was stored.
+    Damaged,
+    /// The node's own trouble; nothing was done.
+    Failed,
     /// No such call, or its arguments are wrong.
     BadCall,
 }

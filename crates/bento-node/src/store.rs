@@ -8,6 +8,7 @@
 
 mod base;
 mod files;
+mod links;
 mod object;
 mod reader;
 mod registry;
@@ -23,6 +24,7 @@ use std::{fmt, io};
 use data_encoding::HEXLOWER;
 use thiserror::Error;
 
+pub use links::NewLink;
 pub use reader::Reader;
 pub use registry::{New, Record, Registry, Used};
 pub use vault::{Space, Store, Usage, Vault};

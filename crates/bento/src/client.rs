@@ -223,7 +223,7 @@ impl Client {
         Output::new(json::good(answer).await?, call.output_max)
     }
 
-    async fn send(
+    pub(crate) async fn send(
         &self,
         request: Builder,
         first: Option<Bytes>,
@@ -295,11 +295,11 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-fn start(method: Method, path: &str, node: &NodeAddress) -> Builder {
+pub(crate) fn start(method: Method, path: &str, node: &NodeAddress) -> Builder {
     Request::builder().method(method).uri(path).header(header::HOST, node.to_string())
 }
 
-fn bearer(token: &str) -> Result<HeaderValue, ClientError> {
+pub(crate) fn bearer(token: &str) -> Result<HeaderValue, ClientError> {
     let mut value =
         HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| ClientError::Request("the token cannot be sent".into()))?;
     value.set_sensitive(true);
@@ -312,7 +312,7 @@ fn pack(bundle: &Bundle) -> Result<Bytes, ClientError> {
 
 /// All requests for one function share circuits, and no two functions do: a node cannot tell by a circuit that two of them are one
 /// client's. Made of the token's digest, which Tor and the node may know.
-fn function(node: &NodeAddress, digest: Digest) -> Isolation {
+pub(crate) fn function(node: &NodeAddress, digest: Digest) -> Isolation {
     Isolation::new(&format!("bento function {digest} at {node}"))
 }
 

@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fmt, fs, io,
     os::unix::fs::{DirBuilderExt, FileExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -20,16 +20,18 @@ use zeroize::Zeroizing;
 use super::{
     HEAD_BYTES_MAX, Id, StoreError, base,
     files::{Dir, Mark, failed, must_be_there},
+    links,
     seal::{self, Keys},
     vault::{Slot, Vault},
 };
 
 const SCHEMA: &[&str] = &[
     "CREATE TABLE node (id INTEGER PRIMARY KEY, changes INTEGER NOT NULL) STRICT",
-    "CREATE TABLE functions (id BLOB PRIMARY KEY, invocation TEXT NOT NULL, shutdown TEXT NOT NULL, ends INTEGER NOT NULL, storage INTEGER NOT NULL, head INTEGER NOT NULL, awake INTEGER NOT NULL, wrapped BLOB NOT NULL, own BLOB NOT NULL, used BLOB NOT NULL, proof BLOB NOT NULL) STRICT, WITHOUT ROWID",
+    "CREATE TABLE functions (id BLOB PRIMARY KEY, invocation TEXT NOT NULL, shutdown TEXT NOT NULL, ends INTEGER NOT NULL, lifetime INTEGER NOT NULL, storage INTEGER NOT NULL, head INTEGER NOT NULL, awake INTEGER NOT NULL, wrapped BLOB NOT NULL, own BLOB NOT NULL, used BLOB NOT NULL, proof BLOB NOT NULL) STRICT, WITHOUT ROWID",
+    links::TABLE,
 ];
 
-const BASE: &str = "functions.db";
+pub(super) const BASE: &str = "functions.db";
 const MARK: &str = "functions.mark";
 const KEY: &str = "seal.key";
 const HEAD: &str = "head";
@@ -37,20 +39,20 @@ const WRAP: &str = "bento store wrap 1";
 
 /// All functions of a node. Cheap to clone.
 #[derive(Clone)]
-pub struct Registry(Arc<Inner>);
+pub struct Registry(pub(super) Arc<Inner>);
 
-struct Inner {
+pub(super) struct Inner {
     path: PathBuf,
     state: Dir,
     functions: Dir,
     /// The node's own key: proves rows, and seals the keys of functions that start with the node.
     keys: Keys,
-    base: Mutex<Base>,
+    pub(super) base: Mutex<Base>,
     slots: Mutex<HashMap<Id, Arc<Slot>>>,
 }
 
-struct Base {
-    connection: Connection,
+pub(super) struct Base {
+    pub(super) connection: Connection,
     changes: u64,
     mark: Mark,
 }
@@ -66,6 +68,8 @@ pub struct Record {
     pub shutdown: Digest,
     /// When it ends, by the wall clock, to the millisecond.
     pub ends: SystemTime,
+    /// How long it was granted to be here, from install or from a renewal, to the millisecond.
+    pub lifetime: Duration,
     /// How much it may store.
     pub storage: u64,
     /// Bytes of its head.
@@ -82,6 +86,8 @@ pub struct New<'a> {
     pub shutdown: Digest,
     /// When it ends.
     pub ends: SystemTime,
+    /// How long it was granted to be here.
+    pub lifetime: Duration,
     /// How much it may store.
     pub storage: u64,
     /// Does it start with the node? Then its key is kept beside it, and who has the disk can read all of it.
@@ -105,6 +111,12 @@ pub struct Used {
 struct Kept {
     used: Used,
     floor: u64,
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Registry(…)")
+    }
 }
 
 impl Registry {
@@ -148,6 +160,7 @@ impl Registry {
             invocation: new.invocation,
             shutdown: new.shutdown,
             ends: from_milliseconds(ends),
+            lifetime: Duration::from_millis(whole(new.lifetime)),
             storage: new.storage,
             head_bytes: new.head.len() as u64,
             keep_awake: new.keep_awake,
@@ -214,7 +227,10 @@ impl Registry {
     /// # Errors
     /// When that could not be done; it is then done at the next start, if the row was gone.
     pub fn remove(&self, id: Id) -> Result<(), StoreError> {
-        let there = self.change(|base| delete(base, id))?;
+        let there = self.change(|base| {
+            links::forget(base, id)?;
+            delete(base, id)
+        })?;
         if there {
             self.forget_log()?;
         }
@@ -333,7 +349,7 @@ impl Registry {
         Ok(all)
     }
 
-    fn change<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    pub(super) fn change<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let failed = base::failed(BASE);
         let mut base = lock(&self.0.base);
         let Base { connection, changes, mark } = &mut *base;
@@ -347,7 +363,7 @@ impl Registry {
     }
 
     /// Empties the log, in which rows that were deleted may still be.
-    fn forget_log(&self) -> Result<(), StoreError> {
+    pub(super) fn forget_log(&self) -> Result<(), StoreError> {
         let base = lock(&self.0.base);
         base.connection.pragma_update_and_check(None, "wal_checkpoint", "TRUNCATE", |_| Ok(())).map_err(base::failed(BASE))
     }
@@ -376,7 +392,7 @@ impl Registry {
     }
 }
 
-const COLUMNS: &str = "id, invocation, shutdown, ends, storage, head, awake, wrapped, own, used, proof";
+const COLUMNS: &str = "id, invocation, shutdown, ends, lifetime, storage, head, awake, wrapped, own, used, proof";
 
 /// What a row has sealed.
 struct Sealed {
@@ -414,6 +430,7 @@ fn granted(record: &Record) -> Vec<u8> {
     let mut place = record.id.0.to_vec();
     place.extend_from_slice(record.invocation.to_string().as_bytes());
     place.extend_from_slice(record.shutdown.to_string().as_bytes());
+    place.extend_from_slice(&whole(record.lifetime).to_le_bytes());
     place.extend_from_slice(&record.storage.to_le_bytes());
     place.extend_from_slice(&record.head_bytes.to_le_bytes());
     place.push(record.keep_awake.into());
@@ -425,13 +442,14 @@ fn proof(keys: &Keys, record: &Record, wrapped: &[u8], own: &[u8]) -> [u8; 32] {
 }
 
 fn insert(base: &Connection, keys: &Keys, record: &Record, wrapped: &[u8], own: &[u8], used: &[u8]) -> Result<(), StoreError> {
-    base.prepare_cached(&format!("INSERT INTO functions ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"))
+    base.prepare_cached(&format!("INSERT INTO functions ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"))
         .and_then(|mut statement| {
             statement.execute(params![
                 record.id.0,
                 record.invocation.to_string(),
                 record.shutdown.to_string(),
                 milliseconds(record.ends) as i64,
+                whole(record.lifetime) as i64,
                 record.storage as i64,
                 record.head_bytes as i64,
                 record.keep_awake,
@@ -459,16 +477,17 @@ fn row(base: &Connection, keys: &Keys, id: Id) -> Result<(Record, Sealed), Store
 fn read(row: &Row<'_>, keys: &Keys) -> Result<(Record, Sealed), StoreError> {
     let damaged = || StoreError::damaged("what the node knows of a function");
     let fields = || -> rusqlite::Result<_> {
-        let sealed = Sealed { wrapped: row.get(7)?, own: row.get(8)?, used: row.get(9)? };
-        let numbers: [i64; 3] = [row.get(3)?, row.get(4)?, row.get(5)?];
-        Ok((row.get(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?, numbers, row.get(6)?, sealed, row.get::<_, [u8; 32]>(10)?))
+        let sealed = Sealed { wrapped: row.get(8)?, own: row.get(9)?, used: row.get(10)? };
+        let numbers: [i64; 4] = [row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?];
+        Ok((row.get(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?, numbers, row.get(7)?, sealed, row.get::<_, [u8; 32]>(11)?))
     };
-    let (id, invocation, shutdown, [ends, storage, head], keep_awake, sealed, found) = fields().map_err(|_| damaged())?;
+    let (id, invocation, shutdown, [ends, lifetime, storage, head], keep_awake, sealed, found) = fields().map_err(|_| damaged())?;
     let record = Record {
         id: Id(id),
         invocation: invocation.parse().map_err(|_| damaged())?,
         shutdown: shutdown.parse().map_err(|_| damaged())?,
         ends: from_milliseconds(ends as u64),
+        lifetime: Duration::from_millis(lifetime as u64),
         storage: storage as u64,
         head_bytes: head as u64,
         keep_awake,
@@ -479,14 +498,18 @@ fn read(row: &Row<'_>, keys: &Keys) -> Result<(Record, Sealed), StoreError> {
     Ok((record, sealed))
 }
 
-fn milliseconds(time: SystemTime) -> u64 {
+pub(super) fn milliseconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis().try_into().unwrap_or(i64::MAX as u64)).min(MILLISECONDS_MAX)
+}
+
+fn whole(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(MILLISECONDS_MAX).min(MILLISECONDS_MAX)
 }
 
 /// Some ten thousand years: a time that every machine can hold.
 const MILLISECONDS_MAX: u64 = 300_000_000_000_000;
 
-fn from_milliseconds(milliseconds: u64) -> SystemTime {
+pub(super) fn from_milliseconds(milliseconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(milliseconds.min(MILLISECONDS_MAX))
 }
 

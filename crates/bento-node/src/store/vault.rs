@@ -3,6 +3,7 @@
 use std::{
     cmp::Ordering as Compared,
     collections::{BinaryHeap, HashMap, HashSet},
+    fmt,
     fs::File,
     path::PathBuf,
     sync::{
@@ -104,6 +105,12 @@ impl Slot {
     /// How often the store was changed.
     pub(super) fn counter(&self) -> u64 {
         lock(&self.state).root.as_ref().map_or(0, |root| root.counter)
+    }
+}
+
+impl fmt::Debug for Vault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Vault(…)")
     }
 }
 

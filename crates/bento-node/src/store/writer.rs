@@ -1,6 +1,6 @@
 //! Writing an object piece by piece.
 
-use std::{fs::File, io, mem, os::unix::fs::FileExt, sync::Arc};
+use std::{fmt, fs::File, io, mem, os::unix::fs::FileExt, sync::Arc};
 
 use super::{
     Cause, StoreError,
@@ -37,6 +37,12 @@ pub struct Writer {
     broken: bool,
     /// It is on the disk, or may be.
     kept: bool,
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Writer(…)")
+    }
 }
 
 impl Writer {

@@ -4,10 +4,13 @@
 mod abuse;
 mod bounds;
 mod bundles;
+mod detached;
 mod escapes;
 mod files;
 mod invocations;
+mod lasting;
 mod life;
+mod links;
 mod network;
 mod policy;
 mod ready;
