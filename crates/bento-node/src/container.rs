@@ -19,7 +19,8 @@ use bento_proto::{Bound, Grant, Refusal, Size, Span, bundle::Bundle, limits::LOG
 use bento_tor::Isolation;
 
 use crate::{
-    config::Limits,
+    archive::Room,
+    config::{Known, Limits},
     egress::Egress,
     image::Image,
     jail::Trouble,
@@ -27,6 +28,7 @@ use crate::{
     meter::Meter,
     pool::Pool,
     process::{Invocation, Process, StartError, log_text},
+    remote::Elsewhere,
     share::Shares,
 };
 
@@ -42,6 +44,10 @@ pub struct Host {
     pub shares: Shares,
     /// The ways out.
     pub egress: Egress,
+    /// Nodes that functions are told of.
+    pub nodes: Vec<Known>,
+    /// The memory for bundles.
+    pub bundles: Arc<Room>,
     /// Bounds of the node.
     pub limits: Limits,
     /// Room for functions' streams to elsewhere.
@@ -65,6 +71,10 @@ pub struct Container {
     pub connections: Arc<Semaphore>,
     /// Keeps its circuits apart from every other function's.
     pub isolation: Isolation,
+    /// Through how many functions on other nodes it came.
+    pub depth: u32,
+    /// What it has on other nodes.
+    pub elsewhere: Elsewhere,
     /// Raised when it has come to its end; [`reason`](Self::reason) then says why.
     pub over: CancellationToken,
     reason: OnceLock<Bound>,
@@ -88,6 +98,7 @@ impl Container {
         image: Arc<Image>,
         node: Arc<Host>,
         isolation: Isolation,
+        depth: u32,
         room: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
     ) -> Result<Arc<Self>, StartError> {
         let container = Arc::new(Self {
@@ -99,6 +110,8 @@ impl Container {
             image,
             node,
             isolation,
+            depth,
+            elsewhere: Elsewhere::default(),
             over: CancellationToken::new(),
             reason: OnceLock::new(),
             born: Instant::now(),
@@ -208,9 +221,9 @@ impl Container {
         self.process.lock().await.take_if(|process| Arc::ptr_eq(process, ended));
     }
 
-    /// Counts the CPU time of a process that has ended.
-    pub fn count_cpu(&self, cpu_ms: u64) {
-        self.cpu_ms.fetch_add(cpu_ms, Ordering::Relaxed);
+    /// Counts CPU time: that of a process that has ended, or what the node computed for the function. Gives the sum of all that was counted.
+    pub fn count_cpu(&self, cpu_ms: u64) -> u64 {
+        self.cpu_ms.fetch_add(cpu_ms, Ordering::Relaxed).saturating_add(cpu_ms)
     }
 
     /// Keeps a line for the function's own client.

@@ -22,4 +22,6 @@ pub mod places;
 pub mod policy;
 pub mod pool;
 pub mod process;
+pub mod remote;
+pub mod seal;
 pub mod share;

@@ -108,6 +108,8 @@ pub enum CallErrorKind {
     Timeout,
     /// Too many at once.
     Busy,
+    /// The node's own trouble, or another node's.
+    Failed,
     /// No such call, or its arguments are wrong.
     BadCall,
 }

@@ -115,15 +115,18 @@ impl Node {
     pub fn new(config: Config, policy: Policy, images: Images, jail: (PathBuf, Arc<Groups>, Shares), egress: Egress) -> Self {
         let limits = config.limits.clone();
         let (jail, groups, shares) = jail;
+        let bundles = Arc::new(Room::new(limits.bundles));
         Self {
             places: Places::new(policy.offers.functions, policy.offers.functions_per_day),
-            bundles: Arc::new(Room::new(limits.bundles)),
+            bundles: Arc::clone(&bundles),
             session_room: Arc::new(Semaphore::new(limits.sessions)),
             host: Arc::new(Host {
                 pool: Pool::new(jail, &limits, groups),
                 shares,
                 egress,
                 connections: Arc::new(Semaphore::new(limits.connections)),
+                nodes: config.nodes.clone(),
+                bundles: Arc::clone(&bundles),
                 limits,
             }),
             config,
@@ -224,16 +227,22 @@ impl Node {
         }
     }
 
-    /// Installs a function. The same again answers the same.
+    /// Installs a function that comes through so many others. The same again answers the same.
     ///
     /// # Errors
     /// When it is not admitted, does not load, or the node fails.
-    pub async fn install(&self, archive: Archive, invocation: Digest, shutdown: Digest) -> Result<(FunctionStatus, bool), StartError> {
-        let (bundle, grant) = self.admit(&archive)?;
+    pub async fn install(
+        &self,
+        archive: Archive,
+        invocation: Digest,
+        shutdown: Digest,
+        depth: u32,
+    ) -> Result<(FunctionStatus, bool), StartError> {
+        let (bundle, grant) = self.admit(&archive, depth)?;
         if let Some(container) = self.functions.same(invocation, shutdown, &bundle.files).map_err(StartError::Refused)? {
             return Ok((container.status(), false));
         }
-        let container = self.launch(bundle, grant, archive, &invocation.to_string()).await?;
+        let container = self.launch(bundle, grant, archive, (&invocation.to_string(), depth)).await?;
         if let Err(refusal) = self.functions.add(invocation, shutdown, Arc::clone(&container)) {
             container.end(Bound::Shutdown);
             // The same may have been asked twice at a time: a client that lost its circuit does not know that the first is still loading.
@@ -247,10 +256,10 @@ impl Node {
     ///
     /// # Errors
     /// When it is not admitted, does not load, or the node fails.
-    pub async fn run(&self, archive: Archive) -> Result<(Arc<Container>, Run), StartError> {
-        let (bundle, grant) = self.admit(&archive)?;
+    pub async fn run(&self, archive: Archive, depth: u32) -> Result<(Arc<Container>, Run), StartError> {
+        let (bundle, grant) = self.admit(&archive, depth)?;
         let number = self.isolations.fetch_add(1, Ordering::Relaxed);
-        let container = self.launch(bundle, grant, archive, &format!("run {number}")).await?;
+        let container = self.launch(bundle, grant, archive, (&format!("run {number}"), depth)).await?;
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         runs.retain(|run| run.strong_count() > 0);
         runs.push(Arc::downgrade(&container));
@@ -259,22 +268,30 @@ impl Node {
         Ok((container, run))
     }
 
-    fn admit(&self, archive: &Archive) -> Result<(Bundle, Grant), StartError> {
+    fn admit(&self, archive: &Archive, depth: u32) -> Result<(Bundle, Grant), StartError> {
         if self.stopping.is_cancelled() {
             return Err(StartError::Refused(Refusal::Stopping));
         }
         let bundle = Bundle::unpack(archive.bytes()).map_err(|error| StartError::Refused(Refusal::BadBundle(error.to_string())))?;
-        let grant = self.policy().admit(&bundle.manifest).map_err(StartError::Refused)?;
+        let policy = self.policy();
+        policy.permits_depth(depth).map_err(StartError::Refused)?;
+        let grant = policy.admit(&bundle.manifest).map_err(StartError::Refused)?;
         Ok((bundle, grant))
     }
 
-    async fn launch(&self, bundle: Bundle, grant: Grant, archive: Archive, isolation: &str) -> Result<Arc<Container>, StartError> {
+    async fn launch(
+        &self,
+        bundle: Bundle,
+        grant: Grant,
+        archive: Archive,
+        (isolation, depth): (&str, u32),
+    ) -> Result<Arc<Container>, StartError> {
         let place = self.places.take().map_err(StartError::Refused)?;
         let image = self.images.get(grant.image()).ok_or(StartError::Trouble(Trouble::Late("an image that the policy offers")))?;
         // Another process of the same tor may use the same words; the node's birth makes them its own.
         let isolation = Isolation::new(&format!("function {:?} {isolation}", self.born));
         let launching =
-            Container::launch(bundle, grant, Arc::clone(image), Arc::clone(&self.host), isolation, (place, archive.into_taken()));
+            Container::launch(bundle, grant, Arc::clone(image), Arc::clone(&self.host), isolation, depth, (place, archive.into_taken()));
         tokio::select! {
             launched = launching => launched,
             () = self.stopping.cancelled() => Err(StartError::Refused(Refusal::Stopping)),

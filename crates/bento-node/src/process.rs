@@ -30,11 +30,12 @@ use crate::{
     jail::{self, ENDED_DEADLINE, Jail, Ready, Trouble, cpu_of},
     link::{Call, CallError, CallErrorKind, FRAME_BYTES_MAX, FromFunction, Link, Load, ToFunction, Violation, stream_pair},
     meter::{self, Way},
+    remote::{self, Begun},
     share::Held,
 };
 
 /// What an outgoing connection counts for in traffic, in bytes, before its first byte: about the cells and packets that making one takes.
-const TRY_BYTES: usize = 1024;
+pub(crate) const TRY_BYTES: usize = 1024;
 
 /// Longest text that a function may log in one line, in characters.
 const LOG_CHARS_MAX: usize = 1000;
@@ -43,6 +44,8 @@ const LOG_CHARS_MAX: usize = 1000;
 #[derive(Debug)]
 pub struct Process {
     link: Link,
+    /// What it has begun on other nodes and not heard the end of.
+    pub(crate) begun: Begun,
     /// Its process id as seen from the node.
     pub pid: u32,
     /// Holds it to its share, unless it ended at once.
@@ -108,6 +111,7 @@ impl Process {
         let held = jail.charge(container).map_err(StartError::Trouble)?;
         let process = Arc::new(Self {
             link,
+            begun: Begun::default(),
             pid: jail.pid,
             held,
             slots: Mutex::new(Some(Slots { open: HashMap::new(), since: Instant::now() })),
@@ -246,6 +250,11 @@ impl Process {
         let _ = self.link.send(&ToFunction::Cancel { cancel: number }, None).await;
     }
 
+    /// Its function's socket.
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
+    }
+
     /// Invocations going on.
     pub fn running(&self) -> usize {
         self.slots().as_ref().map_or(0, |slots| slots.open.len())
@@ -338,6 +347,16 @@ impl Process {
                             let (process, container) = (Arc::clone(self), Arc::clone(container));
                             calls.spawn(async move {
                                 process.connect(&call, &container).await;
+                                drop(permits);
+                            });
+                        }
+                    },
+                    name if remote::serves(name) => match remote::permit(container, name) {
+                        Err(error) => answer_call(&self.link, call.number, Err(error), None).await?,
+                        Ok(permits) => {
+                            let (process, container) = (Arc::clone(self), Arc::clone(container));
+                            calls.spawn(async move {
+                                remote::serve(&process, &container, &call).await;
                                 drop(permits);
                             });
                         }
@@ -436,7 +455,7 @@ impl Drop for Unsent<'_> {
 }
 
 /// Room for one more stream, in the function's own bound and in the node's.
-fn connect_permit(container: &Container) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), CallError> {
+pub(crate) fn connect_permit(container: &Container) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), CallError> {
     let busy = |text| CallError::new(CallErrorKind::Busy, text);
     let own = Arc::clone(&container.connections)
         .try_acquire_owned()
@@ -446,7 +465,7 @@ fn connect_permit(container: &Container) -> Result<(OwnedSemaphorePermit, OwnedS
     Ok((own, all))
 }
 
-async fn answer_call(
+pub(crate) async fn answer_call(
     link: &Link,
     call: u64,
     answer: Result<Value, CallError>,
