@@ -133,9 +133,10 @@ impl Node {
         registry: Registry,
     ) -> Self {
         let limits = config.limits.clone();
+        let bundles = Arc::new(Room::new(limits.bundles));
         Self {
             places: Places::new(policy.offers.functions, policy.offers.functions_per_day),
-            bundles: Arc::new(Room::new(limits.bundles)),
+            bundles: Arc::clone(&bundles),
             session_room: Arc::new(Semaphore::new(limits.sessions)),
             host: Arc::new(Host {
                 pool: Pool::new(jail, &limits, groups),
@@ -143,6 +144,8 @@ impl Node {
                 egress,
                 connections: Arc::new(Semaphore::new(limits.connections)),
                 registry,
+                nodes: config.nodes.clone(),
+                bundles: Arc::clone(&bundles),
                 limits,
             }),
             storage: Arc::new(Semaphore::new(units(config.limits.storage).min(Semaphore::MAX_PERMITS as u64) as usize)),
@@ -307,14 +310,16 @@ impl Node {
         let opening = installed.container.get_or_try_init(|| async {
             let (registry, id, secret) = (self.host.registry.clone(), installed.record.id, key.clone());
             let (head, used) = blocking(move || Ok((registry.head(id, &secret)?, registry.used(id, &secret)?))).await.map_err(trouble)?;
+            let (depth, bundle) = head.split_first_chunk().ok_or(StartError::Trouble(Trouble::Late("a function's head")))?;
+            let depth = u32::from_le_bytes(*depth);
             let mut archive = Archive::new(self.bundles());
-            archive.push(&head).map_err(StartError::Refused)?;
-            let (bundle, grant) = self.admit(&archive)?;
+            archive.push(bundle).map_err(StartError::Refused)?;
+            let (bundle, grant) = self.admit(&archive, depth)?;
             let mut room = installed.room.lock().await;
             let mut taken = room.take().unwrap_or(Taken { place: None, bundle: None, storage: None });
             taken.bundle = archive.into_taken();
             let made = self.made(bundle, grant, &installed.invocation.to_string(), taken, Arc::clone(&installed.keep))?;
-            Ok(Container::new(Made { lease: Arc::clone(&installed.lease), used, ..made }, Arc::clone(&self.host)))
+            Ok(Container::new(Made { lease: Arc::clone(&installed.lease), used, depth, ..made }, Arc::clone(&self.host)))
         });
         opening.await.cloned()
     }
@@ -330,11 +335,11 @@ impl Node {
         key: SealKey,
         depth: u32,
     ) -> Result<(FunctionStatus, bool), StartError> {
-        let (bundle, grant) = self.admit(&archive)?;
+        let (bundle, grant) = self.admit(&archive, depth)?;
         if let Some(container) = self.same(&bundle, (invocation, shutdown), &key).await? {
             return Ok((container.status(Some(&key)).await, false));
         }
-        let head = archive.bytes().to_vec();
+        let head = [&depth.to_le_bytes(), archive.bytes()].concat();
         let room = self.room(&grant, archive)?;
         let keep = Arc::new(Keep::new(self.host.registry.clone(), grant.storage().as_bytes()));
         let mut made = self.made(bundle, grant, &invocation.to_string(), room, Arc::clone(&keep))?;
@@ -394,12 +399,13 @@ impl Node {
     ///
     /// # Errors
     /// When it is not admitted, does not load, or the node fails.
-    pub async fn run(&self, archive: Archive) -> Result<(Arc<Container>, Run), StartError> {
-        let (bundle, grant) = self.admit(&archive)?;
+    pub async fn run(&self, archive: Archive, depth: u32) -> Result<(Arc<Container>, Run), StartError> {
+        let (bundle, grant) = self.admit(&archive, depth)?;
         let number = self.isolations.fetch_add(1, Ordering::Relaxed);
         let room = self.room(&grant, archive)?;
         let keep = Arc::new(Keep::new(self.host.registry.clone(), grant.storage().as_bytes()));
-        let made = self.made(bundle, grant, &format!("run {number}"), room, keep)?;
+        let mut made = self.made(bundle, grant, &format!("run {number}"), room, keep)?;
+        made.depth = depth;
         let container = self.start(made, None).await?;
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         runs.retain(|run| run.strong_count() > 0);
@@ -409,12 +415,14 @@ impl Node {
         Ok((container, run))
     }
 
-    fn admit(&self, archive: &Archive) -> Result<(Bundle, Grant), StartError> {
+    fn admit(&self, archive: &Archive, depth: u32) -> Result<(Bundle, Grant), StartError> {
         if self.stopping.is_cancelled() {
             return Err(StartError::Refused(Refusal::Stopping));
         }
         let bundle = Bundle::unpack(archive.bytes()).map_err(|error| StartError::Refused(Refusal::BadBundle(error.to_string())))?;
-        let grant = self.policy().admit(&bundle.manifest).map_err(StartError::Refused)?;
+        let policy = self.policy();
+        policy.permits_depth(depth).map_err(StartError::Refused)?;
+        let grant = policy.admit(&bundle.manifest).map_err(StartError::Refused)?;
         Ok((bundle, grant))
     }
 

@@ -38,7 +38,7 @@ def test_a_page_is_left_padded_and_sealed(web):
         assert told == {"bytes": len(sealed)}
         payload = pad.unpad(unsealed(sealed, TO))
         header = json.loads(payload.partition(b"\n")[0])
-        assert header["outcome"] == "page" and payload.decode().endswith(html.rstrip())
+        assert header["outcome"] == "page" and html.rstrip() in payload.decode()
         sizes.add(len(sealed))
     assert len(sizes) == 1
 
