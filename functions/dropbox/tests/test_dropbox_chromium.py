@@ -1,6 +1,7 @@
 """The page of a link in Chromium: it decrypts and saves the file, and saves nothing if anything is wrong."""
 
 import base64
+import fcntl
 import http.server
 import json
 import os
@@ -32,8 +33,11 @@ class Browser:
     def __init__(self, home: Path) -> None:
         self.saved = home / "saved"
         self.saved.mkdir(parents=True)
-        to_read, self._to = os.pipe()
-        self._from, to_write = os.pipe()
+        # High numbers, so that neither is in the way when they become 3 and 4.
+        ends = (*os.pipe(), *os.pipe())
+        to_read, self._to, self._from, to_write = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 50) for end in ends)
+        for end in ends:
+            os.close(end)
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
                  "--disable-sync", "--hide-scrollbars", "--window-size=900,700", "--remote-debugging-pipe", f"--user-data-dir={home}/profile"]
         script = f'exec "$0" "$@" 3<&{to_read} 4>&{to_write}'
