@@ -8,8 +8,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(&source)? {
         let name = entry?.file_name().into_string().map_err(|_| "a file name is not UTF-8")?;
-        // What authors test with does not belong into the jail.
-        if name.ends_with(".py") && !["exit_policy.py", "testing.py"].contains(&name.as_str()) {
+        // What authors test with (`testing/`, and what it alone uses) does not belong into the jail.
+        if name.ends_with(".py") && name != "exit_policy.py" {
             names.push(name);
         }
     }

@@ -5,7 +5,7 @@
 
 use std::{sync::OnceLock, time::Duration};
 
-use bento_proto::{InvocationToken, Problem, ShutdownToken};
+use bento_proto::{InvocationToken, Problem, SealKey, ShutdownToken};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -50,10 +50,11 @@ fn place() -> &'static Place {
             let running = Running::start(&machine);
             let head = format!(
                 "POST /v1/functions HTTP/1.1\r\nhost: n\r\nconnection: close\r\ncontent-length: {}\r\nbento-invocation-digest: {}\r\n\
-                 bento-shutdown-digest: {}\r\n\r\n",
+                 bento-shutdown-digest: {}\r\nbento-seal: {}\r\n\r\n",
                 bundle.len(),
                 invocation.digest(),
-                shutdown.digest()
+                shutdown.digest(),
+                *SealKey::of(&invocation).reveal()
             );
             let mut stream = UnixStream::connect(&running.path).await.expect("a session");
             stream.write_all(&[head.as_bytes(), &bundle].concat()).await.expect("a request");

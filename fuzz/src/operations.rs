@@ -7,7 +7,7 @@ use std::{
 };
 
 use arbitrary::{Arbitrary, Unstructured};
-use bento_proto::{Digest, InvocationToken, Outcome, Problem, ShutdownToken, node::FunctionStatus};
+use bento_proto::{InvocationToken, Outcome, Problem, SealKey, ShutdownToken, node::FunctionStatus};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, channel::Channel};
 use hyper::{Request, Response, body::Incoming, client::conn::http1, header};
@@ -342,18 +342,22 @@ impl World {
         (!self.held.is_empty()).then(|| self.held.remove(usize::from(which) % self.held.len()))
     }
 
-    fn install_headers(who: u8, ender: u8) -> [(&'static str, Digest); 2] {
-        [("bento-invocation-digest", invocation(who).digest()), ("bento-shutdown-digest", shutdown(ender).digest())]
+    fn install_headers(who: u8, ender: u8) -> [(&'static str, String); 3] {
+        [
+            ("bento-invocation-digest", invocation(who).digest().to_string()),
+            ("bento-shutdown-digest", shutdown(ender).digest().to_string()),
+            ("bento-seal", SealKey::of(&invocation(who)).reveal().to_string()),
+        ]
     }
 
     fn install_head(&self, who: u8, ender: u8, what: u8) -> String {
-        let digests: String = Self::install_headers(who, ender).map(|(name, digest)| format!("{name}: {digest}\r\n")).concat();
+        let digests: String = Self::install_headers(who, ender).map(|(name, value)| format!("{name}: {value}\r\n")).concat();
         let length = place().bundles[usize::from(what)].len();
         format!("POST /v1/functions HTTP/1.1\r\nhost: n\r\ncontent-length: {length}\r\n{digests}\r\n")
     }
 
     async fn ask_install(&self, who: u8, ender: u8, what: u8) -> Answer {
-        let headers = Self::install_headers(who, ender).map(|(name, digest)| (name, digest.to_string()));
+        let headers = Self::install_headers(who, ender);
         let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
         self.ask("POST", "/v1/functions", &headers, &place().bundles[usize::from(what)]).await
     }

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from bento.links import Links
+    from bento.nodes import Nodes
+    from bento.store import Store
+    from bento.streams import Data, Exchange
+
     Ask = Callable[..., "Call"]
     """`ask(name, arguments, notify=None)` sends a call to the node and returns it at once."""
 
@@ -28,6 +33,10 @@ CHUNK_BYTES = 65_536
 
 LOG_CHARACTERS_MAX = 1_000
 """Longest line of the log; what is longer is cut."""
+
+
+TYPE_CHARACTERS_MAX = 200
+"""Longest type of an output."""
 
 
 class Refused(PermissionError):
@@ -54,6 +63,26 @@ class BadCall(OSError):
     """The node does not know such a call, or not with such arguments."""
 
 
+class Missing(FileNotFoundError):
+    """The store has nothing of this name."""
+
+
+class Full(OSError):
+    """The grant's storage, or the node's disk, is used up."""
+
+
+class Damaged(OSError):
+    """What the node has kept is not what was stored; none of it can be relied on."""
+
+
+class Failed(OSError):
+    """The node had trouble of its own; nothing was done."""
+
+
+class RemoteFailed(OSError):
+    """A function on another node came to an end of its own: its method raised, or ran into a bound."""
+
+
 # All are `OSError`s with a number, so that libraries treat them as they would a failed connection.
 _KINDS = {
     "refused": (Refused, errno.EACCES),
@@ -62,6 +91,11 @@ _KINDS = {
     "timeout": (Timeout, errno.ETIMEDOUT),
     "busy": (Busy, errno.EBUSY),
     "bad-call": (BadCall, errno.EINVAL),
+    "missing": (Missing, errno.ENOENT),
+    # Not `ENOSPC`: that is the scratch's.
+    "full": (Full, errno.EDQUOT),
+    "damaged": (Damaged, errno.EIO),
+    "failed": (Failed, errno.EIO),
 }
 
 
@@ -149,6 +183,13 @@ class Output(io.RawIOBase):
             self._ask("output.length", {"bytes": count}).result()
             self._length = count
 
+    def type(self, kind: str, name: str | None = None) -> None:
+        """Says of what type the output is (`text/html; charset=utf-8`), before its first byte, and under which name a browser saves it."""
+        with self._turn:
+            if self._written:
+                raise ValueError("the type of the output is told before its first byte")
+            self._ask("output.type", {"type": clean(kind, TYPE_CHARACTERS_MAX), "name": None if name is None else str(name)}).result()
+
     def write(self, data: "bytes | bytearray | memoryview") -> int:
         """Writes all of the data; waits while the client is slower."""
         if self.closed:
@@ -214,6 +255,7 @@ class Api:
         self._ask = ask
         self._end = time.monotonic() + seconds
         self._input: Input | None = None
+        self._parts: dict[str, object] = {}
         self.output = Output(stream, ask)
 
     @property
@@ -232,6 +274,42 @@ class Api:
 
         arguments = {"host": net.name(host), "port": port}
         return net.connected(socket, self._ask("net.connect", arguments), host, timeout)
+
+    # What follows is imported when it is first asked for: most functions use none of it.
+
+    @property
+    def store(self) -> "Store":
+        """What the function has stored at its node: names and the bytes that belong to them."""
+        if "store" not in self._parts:
+            from bento.store import Store
+
+            self._parts["store"] = Store(self._ask)
+        return self._parts["store"]
+
+    @property
+    def nodes(self) -> "Nodes":
+        """Other nodes, and functions on them."""
+        if "nodes" not in self._parts:
+            from bento.nodes import Nodes
+
+            self._parts["nodes"] = Nodes(self._ask)
+        return self._parts["nodes"]
+
+    @property
+    def link(self) -> "Links":
+        """Addresses under which one method can be run without a token."""
+        if "link" not in self._parts:
+            from bento.links import Links
+
+            self._parts["link"] = Links(self._ask)
+        return self._parts["link"]
+
+    def seal(self, to: str, data: "Data") -> "Exchange":
+        """The data encrypted to a recipient (`age1…`), as a binary file to read from: an age file that only the recipient can open."""
+        from bento.streams import Exchange, opened
+
+        _, stream = self._ask("seal", {"to": str(to)}).result()
+        return Exchange(opened(stream), data)
 
     def log(self, text: object) -> None:
         """Adds lines to the log that the client can read. Never fails: a line that cannot be kept is dropped."""

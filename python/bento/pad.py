@@ -62,6 +62,15 @@ def pad(payload: "bytes | bytearray | memoryview", buckets: "Buckets") -> bytes:
     return (_header(payload) + bytes(payload)).ljust(total, b"\0")
 
 
+def header(length: int, sha256: bytes) -> bytes:
+    """What stands before a payload of this length and digest; for payloads that are at hand only in pieces.
+
+    >>> len(header(5, bytes(32)))
+    48
+    """
+    return MAGIC + length.to_bytes(8, "big") + sha256
+
+
 def unpad(padded: bytes) -> bytes:
     """The payload of a padded result; `ValueError` if this is none or was changed.
 
@@ -108,7 +117,7 @@ def _header(payload: "Payload") -> bytes:
     digest = hashlib.sha256()
     for chunk in _chunks(payload):
         digest.update(chunk)
-    return MAGIC + _length(payload).to_bytes(8, "big") + digest.digest()
+    return header(_length(payload), digest.digest())
 
 
 def _length(payload: "Payload") -> int:

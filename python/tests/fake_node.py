@@ -10,6 +10,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from bento.testing import FakeApi
+from bento.testing.answers import Failure
+
 PYTHON = "/usr/bin/python3.11"
 HOME = Path(__file__).resolve().parent.parent
 
@@ -34,6 +37,7 @@ class Running:
         self.report: queue.Queue[dict] = queue.Queue()
         self.logs: list[str] = []
         self.length: int | None = None
+        self.kind: tuple[str, str | None] | None = None
         stream.settimeout(SECONDS)
 
     def read(self) -> bytes:
@@ -52,11 +56,12 @@ class Node:
     """One runtime process and the node's end of its socket."""
 
     def __init__(
-        self, home: Path, *, before: str = "", environment: dict[str, str] | None = None, hosts: dict | None = None
+        self, home: Path, *, before: str = "", environment: dict[str, str] | None = None, hosts: dict | None = None, nodes: dict | None = None
     ) -> None:
         home.mkdir(parents=True)
         self.directory = home / "function"
         self.hosts = hosts or {}
+        self.world = FakeApi(nodes=nodes)
         self.frames: queue.Queue[dict] = queue.Queue()
         self.calls: queue.Queue[dict] = queue.Queue()
         self.manual: set[str] = set()
@@ -188,12 +193,15 @@ class Node:
                 running.logs.append(arguments["text"])
             elif call["name"] == "output.length":
                 running.length = arguments["bytes"]
+            elif call["name"] == "output.type":
+                running.kind = arguments["type"], arguments["name"]
             elif call["name"] == "net.connect":
                 value, stream = self._connect(arguments["host"], arguments["port"])
             else:
-                raise Refusal("bad-call")
+                # The rest is as in a test without a process: there it is the same node.
+                value, stream = self.world._done(call["name"], arguments)
             self.answer(call, value, stream)
-        except Refusal as refusal:
+        except (Refusal, Failure) as refusal:
             self.deny(call, refusal.kind)
         except OSError:
             pass  # The runtime has gone.

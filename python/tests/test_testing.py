@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from bento.api import BadCall, NameNotFound, Refused, Unreachable
-from bento.testing import FakeApi
+from bento.testing import FakeApi, FakeNode
 
 FUNCTIONS = Path(__file__).resolve().parents[2] / "functions"
 
@@ -43,6 +43,13 @@ def test_the_documentation_shows_the_examples_as_they_are():
     scope: dict = {}
     exec(next(block for block in blocks if "write_padded" in block), scope)
     assert len(FakeApi().run(scope["report"])) == 100_000
+    exec(next(block for block in blocks if "api.store" in block), scope)
+    api = FakeApi()
+    assert api.run(scope["note"], text="a") == b"a\n" and api.next().run(scope["note"], text="b") == b"a\nb\n"
+    scope |= {"Path": Path, "__file__": str(FUNCTIONS / "here.py")}
+    exec(next(block for block in blocks if "api.nodes" in block), scope)
+    other = FakeNode()
+    assert FakeApi(nodes={"one.onion": other}).run(scope["relayed"], name="Ada") == b"Hello, Ada!\n" and not other.functions
 
 
 @pytest.mark.parametrize("name", ["hello", "echo"])

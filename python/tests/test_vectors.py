@@ -20,7 +20,7 @@ def read(name: str) -> dict:
 
 def test_each_file_says_what_it_is():
     names = {path.stem for path in VECTORS.iterdir()}
-    assert names == {"admit", "coverage", "exit-policy", "frames", "padded", "syscalls", "tokens", "units"}
+    assert names == {"admit", "coverage", "drop", "exit-policy", "frames", "padded", "syscalls", "tokens", "units"}
     for name in names:
         assert len(read(name)["what"]) > 40, name
 

@@ -27,7 +27,7 @@ pub struct Config {
     /// How to reach the operator; shown as well.
     #[serde(default)]
     pub contact: Option<String>,
-    /// Directory for what the node keeps: its onion service key, the managed tor's data. Nothing of a function is written to it.
+    /// Directory for what the node keeps: its onion service key, the managed tor's data, and what functions store, sealed.
     pub state: PathBuf,
     /// The policy file. A relative path is relative to this file.
     #[serde(default = "default_policy")]
@@ -130,6 +130,8 @@ pub struct Limits {
     pub stop: Span,
     /// Most memory that bundles of all functions may take together.
     pub bundles: Size,
+    /// Most that all functions together may be granted to store on disk.
+    pub storage: Size,
     /// Jails kept ready.
     pub ready: usize,
     /// How long a function's process is kept without an invocation.
@@ -147,6 +149,7 @@ impl Default for Limits {
             connect: Span::seconds(60),
             stop: Span::seconds(10),
             bundles: Size::mib(64),
+            storage: Size::mib(4096),
             ready: 4,
             sleep: Span::seconds(300),
         }

@@ -1,6 +1,6 @@
 //! One installed function from install to its end.
 //!
-//! Its code is kept in memory and nowhere else, so a restart of the node forgets it.
+//! While its process runs, the key to what it keeps on disk is in memory, with the process. Its code is in memory as long as the node runs.
 
 use std::{
     collections::VecDeque,
@@ -8,28 +8,31 @@ use std::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
 };
 
 use serde_json::{Value, value::RawValue};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use bento_proto::{Bound, Grant, Refusal, Size, Span, bundle::Bundle, limits::LOG_LINES_MAX, node::FunctionStatus};
+use bento_proto::{Bound, Grant, Refusal, SealKey, Size, Span, bundle::Bundle, limits::LOG_LINES_MAX, node::FunctionStatus};
 use bento_tor::Isolation;
 
 use crate::{
-    archive::Room,
+    archive::Room as BundleRoom,
     config::{Known, Limits},
+    detached::Detached,
     egress::Egress,
     image::Image,
     jail::Trouble,
+    keep::Keep,
+    lease::Lease,
     link::{Call, CallError},
     meter::Meter,
     pool::Pool,
     process::{Invocation, Process, StartError, log_text},
     remote::Elsewhere,
     share::Shares,
+    store::{Registry, Used},
 };
 
 /// One function gets at most this part of the node's connections.
@@ -44,10 +47,12 @@ pub struct Host {
     pub shares: Shares,
     /// The ways out.
     pub egress: Egress,
+    /// What is on disk.
+    pub registry: Registry,
     /// Nodes that functions are told of.
     pub nodes: Vec<Known>,
     /// The memory for bundles.
-    pub bundles: Arc<Room>,
+    pub bundles: Arc<BundleRoom>,
     /// Bounds of the node.
     pub limits: Limits,
     /// Room for functions' streams to elsewhere.
@@ -69,68 +74,110 @@ pub struct Container {
     pub meter: Arc<Meter>,
     /// Room for its streams to elsewhere.
     pub connections: Arc<Semaphore>,
+    /// Room for its calls to its store.
+    pub storing: Arc<Semaphore>,
     /// Keeps its circuits apart from every other function's.
     pub isolation: Isolation,
-    /// Through how many functions on other nodes it came.
+    /// Raised when it has come to its end; [`reason`](Self::reason) then says why.
+    pub over: CancellationToken,
+    /// What it keeps on disk.
+    pub keep: Arc<Keep>,
+    /// Detached invocations whose outputs are still being written.
+    pub detached: Detached,
+    /// Until when it is here.
+    pub lease: Arc<Lease>,
+    /// How many functions stand between it and the client that began.
     pub depth: u32,
     /// What it has on other nodes.
     pub elsewhere: Elsewhere,
-    /// Raised when it has come to its end; [`reason`](Self::reason) then says why.
-    pub over: CancellationToken,
     reason: OnceLock<Bound>,
-    born: Instant,
     cpu_ms: AtomicU64,
     invocations: Arc<Semaphore>,
     process: tokio::sync::Mutex<Option<Arc<Process>>>,
     log: Mutex<VecDeque<String>>,
-    /// Its place among the functions that a node takes, and its bundle's bytes, given back with it.
-    _room: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+    _room: Room,
+}
+
+/// What a function takes of its node, given back with it.
+#[derive(Debug)]
+pub struct Room {
+    /// Its place among the functions; none for one that was here before an operator made the places fewer.
+    pub place: Option<OwnedSemaphorePermit>,
+    /// The bytes of its bundle.
+    pub bundle: Option<OwnedSemaphorePermit>,
+    /// What it may store.
+    pub storage: Option<OwnedSemaphorePermit>,
+}
+
+/// All that a container is made of.
+#[derive(Debug)]
+pub struct Made {
+    /// Its files and manifest.
+    pub bundle: Bundle,
+    /// What it was promised.
+    pub grant: Grant,
+    /// What of the machine it may read.
+    pub image: Arc<Image>,
+    /// Keeps its circuits apart.
+    pub isolation: Isolation,
+    /// What it takes of the node.
+    pub room: Room,
+    /// What it keeps on disk.
+    pub keep: Arc<Keep>,
+    /// Until when it is here.
+    pub lease: Arc<Lease>,
+    /// What it has used before.
+    pub used: Used,
+    /// How many functions stand between it and the client that began.
+    pub depth: u32,
 }
 
 impl Container {
-    /// Makes a container and starts its process, so that code that cannot be loaded is told at once.
-    ///
-    /// # Errors
-    /// When the code does not load, or the node fails.
-    pub async fn launch(
-        bundle: Bundle,
-        grant: Grant,
-        image: Arc<Image>,
-        node: Arc<Host>,
-        isolation: Isolation,
-        depth: u32,
-        room: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
-    ) -> Result<Arc<Self>, StartError> {
+    /// A container whose process starts with its first invocation.
+    pub fn new(made: Made, node: Arc<Host>) -> Arc<Self> {
+        let Made { bundle, grant, image, isolation, room, keep, lease, used, depth } = made;
         let container = Arc::new(Self {
-            meter: Arc::new(Meter::new(grant.traffic().as_bytes(), grant.rate().bytes_per_second())),
+            meter: Arc::new(Meter::resumed(grant.traffic().as_bytes(), grant.rate().bytes_per_second(), used.traffic)),
             connections: Arc::new(Semaphore::new((grant.descriptors() as usize).min(node.limits.connections.div_ceil(SHARE)))),
+            storing: Arc::new(Semaphore::new(grant.descriptors() as usize)),
             invocations: Arc::new(Semaphore::new(grant.invocations() as usize)),
             bundle,
             grant,
             image,
             node,
             isolation,
+            over: CancellationToken::new(),
+            keep,
+            detached: Detached::default(),
+            lease,
             depth,
             elsewhere: Elsewhere::default(),
-            over: CancellationToken::new(),
             reason: OnceLock::new(),
-            born: Instant::now(),
-            cpu_ms: AtomicU64::new(0),
+            cpu_ms: AtomicU64::new(used.cpu_ms),
             process: tokio::sync::Mutex::default(),
             log: Mutex::default(),
             _room: room,
         });
         // Holds no strong reference: a container that was shut down is not kept until the end of its lifetime.
-        let (weak, over, lifetime) = (Arc::downgrade(&container), container.over.clone(), container.grant.lifetime().duration());
+        let (weak, over, lease) = (Arc::downgrade(&container), container.over.clone(), Arc::clone(&container.lease));
         tokio::spawn(async move {
             tokio::select! {
-                () = tokio::time::sleep(lifetime) => if let Some(container) = weak.upgrade() { container.end(Bound::Lifetime) },
+                () = lease.over() => if let Some(container) = weak.upgrade() { container.end(Bound::Lifetime) },
                 () = over.cancelled() => {}
             }
         });
-        // A client that leaves while its code is loaded drops this future; the task above must not wait for a lifetime that nobody has.
+        container
+    }
+
+    /// Makes a container and starts its process, so that code that cannot be loaded is told at once.
+    ///
+    /// # Errors
+    /// When the code does not load, or the node fails.
+    pub async fn launch(made: Made, node: Arc<Host>, key: Option<&SealKey>) -> Result<Arc<Self>, StartError> {
+        let container = Self::new(made, node);
+        // A client that leaves while its code is loaded drops this future; the container must not wait for a lifetime that nobody has.
         let abandoned = container.over.clone().drop_guard();
-        match container.awake().await {
+        match container.awake(key).await {
             Ok(_) => {
                 abandoned.disarm();
                 Ok(container)
@@ -162,11 +209,11 @@ impl Container {
         }
     }
 
-    /// Starts an invocation.
+    /// Starts an invocation. The key is that to its store, where it is kept.
     ///
     /// # Errors
     /// When the method does not exist, too many run, or the function has come to its end.
-    pub async fn invoke(self: &Arc<Self>, method: &str, arguments: &RawValue) -> Result<Invocation, StartError> {
+    pub async fn invoke(self: &Arc<Self>, method: &str, arguments: &RawValue, key: Option<&SealKey>) -> Result<Invocation, StartError> {
         let manifest = &self.bundle.manifest;
         if !manifest.methods.iter().any(|known| known == method) {
             let refusal = Refusal::UnknownMethod { method: crate::process::clip(method, 64), methods: manifest.methods.join(", ") };
@@ -177,8 +224,8 @@ impl Container {
         // A process may end between the look-up and the hand-over; the second one that does so ends by its own doing.
         for _ in 0..2 {
             let permit = Arc::clone(&self.invocations).try_acquire_owned().map_err(|_| busy())?;
-            let process = self.awake().await?;
-            let left = self.remaining().duration().as_secs_f64();
+            let process = self.awake(key).await?;
+            let left = self.lease.left().as_secs_f64();
             let begun = process.invoke(method, arguments, left, permit).await;
             match begun.map_err(|error| StartError::Trouble(Trouble::System("handing over an invocation", error)))? {
                 Some(invocation) => return Ok(invocation),
@@ -200,7 +247,10 @@ impl Container {
     }
 
     /// Its process, started if there is none.
-    async fn awake(self: &Arc<Self>) -> Result<Arc<Process>, StartError> {
+    ///
+    /// # Errors
+    /// When its code does not load, it has come to its end, or the node fails.
+    pub async fn awake(self: &Arc<Self>, key: Option<&SealKey>) -> Result<Arc<Process>, StartError> {
         let mut process = self.process.lock().await;
         self.alive().map_err(StartError::Refused)?;
         if let Some(process) = process.as_ref().filter(|process| !process.gone.is_cancelled()) {
@@ -211,7 +261,7 @@ impl Container {
             self.end(Bound::Cpu);
             return Err(StartError::Refused(self.refusal()));
         }
-        let started = Process::start(self, cpu_left).await?;
+        let started = Process::start(self, cpu_left, key.cloned()).await?;
         *process = Some(Arc::clone(&started));
         Ok(started)
     }
@@ -240,10 +290,14 @@ impl Container {
         Ok(Value::Null)
     }
 
+    /// What it has used so far.
+    pub fn used(&self) -> Used {
+        Used { cpu_ms: self.cpu_ms.load(Ordering::Relaxed), traffic: self.meter.used() }
+    }
+
     /// Time until its end.
     pub fn remaining(&self) -> Span {
-        let gone = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Span::millis(self.grant.lifetime().as_millis().saturating_sub(gone))
+        Span::millis(u64::try_from(self.lease.left().as_millis()).unwrap_or(u64::MAX))
     }
 
     /// Waits until no invocation runs.
@@ -270,7 +324,11 @@ impl Container {
     }
 
     /// What its client may know.
-    pub fn status(&self) -> FunctionStatus {
+    pub async fn status(&self, key: Option<&SealKey>) -> FunctionStatus {
+        let storage_used = match key {
+            Some(_) if self.grant.storage().as_bytes() > 0 => self.keep.usage(key).await.map_or(0, |usage| usage.used),
+            _ => 0,
+        };
         let process = self.process.try_lock().ok().and_then(|process| process.clone()).filter(|process| !process.gone.is_cancelled());
         let cpu = self.cpu_ms.load(Ordering::Relaxed) + process.as_ref().map_or(0, |process| process.cpu_ms());
         FunctionStatus {
@@ -281,7 +339,7 @@ impl Container {
             remaining: self.remaining(),
             cpu_used: Span::millis(cpu),
             traffic_used: Size::bytes(self.meter.used()),
-            storage_used: Size::default(),
+            storage_used: Size::bytes(storage_used),
             granted: self.grant.granted(),
             log: self.log.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect(),
         }

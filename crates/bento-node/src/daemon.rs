@@ -30,9 +30,11 @@ use crate::{
     egress::Egress,
     http::{self, Listener},
     image::{self, ImageError, Images},
+    keep::blocking,
     node::Node,
     policy,
     share::Shares,
+    store::{Registry, StoreError},
 };
 
 /// The port of the node's onion service: plain HTTP, since the onion service itself encrypts and authenticates.
@@ -64,6 +66,9 @@ pub enum RunError {
     /// An image cannot be offered.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// What functions keep cannot be read.
+    #[error("opening what functions keep")]
+    Store(#[from] StoreError),
     /// The resolver cannot be set up.
     #[error("setting up name resolution: {0}")]
     Resolver(String),
@@ -92,6 +97,7 @@ struct Prepared {
     images: Images,
     groups: Arc<Groups>,
     shares: Shares,
+    registry: Registry,
     _lock: fs::File,
 }
 
@@ -143,7 +149,8 @@ pub async fn run(
 
     let state = config.state.clone();
     let jail = (prepared.jail, prepared.groups, prepared.shares);
-    let node = Arc::new(Node::new(config, policy, prepared.images, jail, egress));
+    let node = Arc::new(Node::new(config, policy, prepared.images, jail, egress, prepared.registry));
+    node.remember().await?;
     node.warm();
     let mut serving: JoinSet<()> = listeners.into_iter().map(|listener| http::serve(listener, Arc::clone(&node))).collect();
     let operating = tokio::spawn(http::operator(operator, Arc::clone(&node)));
@@ -198,7 +205,9 @@ async fn prepare(config: &Config) -> Result<Prepared, RunError> {
     }
     info!(walls = walls.len(), "every wall stands");
     let images = image::prepare(&config.images, &config.state).await?;
-    Ok(Prepared { jail, images, groups, shares, _lock: lock })
+    let state = config.state.clone();
+    let registry = blocking(move || Registry::open(&state)).await?;
+    Ok(Prepared { jail, images, groups, shares, registry, _lock: lock })
 }
 
 async fn tcp_listener(address: std::net::SocketAddr) -> Result<TcpListener, RunError> {

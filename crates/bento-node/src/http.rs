@@ -1,6 +1,8 @@
 //! The node's HTTP interface, as `spec/openapi.yaml` describes it.
 
 mod invoke;
+mod link;
+mod output;
 mod page;
 mod session;
 
@@ -22,15 +24,17 @@ use http_body_util::BodyExt;
 use tokio::time::timeout;
 use tracing::error;
 
-use bento_proto::{Digest, InvocationToken, Problem, Refusal, ShutdownToken};
+use bento_proto::{Digest, InvocationToken, Problem, Refusal, SealKey, ShutdownToken};
+use serde_json::json;
 
 use crate::{archive::Archive, jail::Trouble, node::Node, process::StartError};
 
 pub use session::{Listener, operator, serve};
 
 const INVOCATION_DIGEST: HeaderName = HeaderName::from_static("bento-invocation-digest");
-const DEPTH: HeaderName = HeaderName::from_static("bento-depth");
 const SHUTDOWN_DIGEST: HeaderName = HeaderName::from_static("bento-shutdown-digest");
+const DEPTH: HeaderName = HeaderName::from_static("bento-depth");
+const SEAL: HeaderName = HeaderName::from_static("bento-seal");
 
 /// An answer that is an error.
 #[derive(Debug)]
@@ -94,7 +98,11 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/v1/policy", get(policy))
         .route("/v1/functions", post(install))
         .route("/v1/function", get(status).delete(shutdown))
+        .route("/v1/renew", post(renew))
         .route("/v1/invoke/{method}", post(invoke::invoke))
+        .route("/v1/output/{id}", get(output::fetch).delete(output::forget))
+        .route("/l/{link}", get(link::follow))
+        .route("/l/{link}/{*path}", get(link::follow_further))
         .route("/v1/run/{method}", post(invoke::run))
         .fallback(async || Failure::from(Problem::new("not-found", 404, "there is nothing here; GET / says what this node is")))
         .method_not_allowed_fallback(async || {
@@ -115,10 +123,10 @@ async fn policy(State(node): State<Arc<Node>>) -> Response {
 async fn install(State(node): State<Arc<Node>>, request: Request) -> Result<Response, Failure> {
     let invocation = digest(request.headers(), &INVOCATION_DIGEST)?;
     let shutdown = digest(request.headers(), &SHUTDOWN_DIGEST)?;
-    let depth = depth(request.headers())?;
+    let (key, depth) = (seal_key(request.headers())?, depth(request.headers())?);
     let (archive, _) = bundle(&node, &mut request.into_body(), None).await?;
     // Once begun, it is finished, so that a client that asks again finds it or nothing.
-    let installing = tokio::spawn(async move { node.install(archive, invocation, shutdown, depth).await });
+    let installing = tokio::spawn(async move { node.install(archive, (invocation, shutdown), key, depth).await });
     let (status, new) = installing.await.map_err(|_| Problem::new("trouble", 500, "the node failed"))??;
     let code = if new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((code, Json(status)).into_response())
@@ -126,18 +134,32 @@ async fn install(State(node): State<Arc<Node>>, request: Request) -> Result<Resp
 
 async fn status(State(node): State<Arc<Node>>, headers: HeaderMap) -> Result<Response, Failure> {
     let text = bearer(&headers)?;
-    let container = match text.parse::<ShutdownToken>() {
-        Ok(token) => node.functions().by_shutdown(&token)?,
-        Err(_) => node.functions().by_invocation(&text.parse().map_err(Refusal::BadToken)?)?,
+    let status = match text.parse::<ShutdownToken>() {
+        Ok(token) => node.functions().by_shutdown(token.digest())?.container.get().ok_or(Refusal::Sealed)?.status(None).await,
+        Err(_) => {
+            let (container, key) = node.function(&text.parse().map_err(Refusal::BadToken)?).await?;
+            container.status(Some(&key)).await
+        }
     };
-    Ok(Json(container.status()).into_response())
+    Ok(Json(status).into_response())
 }
 
 async fn shutdown(State(node): State<Arc<Node>>, headers: HeaderMap) -> Result<StatusCode, Failure> {
     let token: ShutdownToken = bearer(&headers)?.parse().map_err(Refusal::BadToken)?;
-    let container = node.functions().shutdown(&token)?;
-    container.ended().await;
+    node.functions().shutdown(token.digest()).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn renew(State(node): State<Arc<Node>>, headers: HeaderMap) -> Result<Response, Failure> {
+    let token: ShutdownToken = bearer(&headers)?.parse().map_err(Refusal::BadToken)?;
+    Ok(Json(json!({"remaining": node.renew(&token).await?})).into_response())
+}
+
+/// The key under which a function is to be kept. Its text is in no answer.
+fn seal_key(headers: &HeaderMap) -> Result<SealKey, Failure> {
+    let text = headers.get(&SEAL).and_then(|value| value.to_str().ok());
+    let missing = || Refusal::BadRequest(format!("the header `{SEAL}` must have the key that belongs to the invocation token"));
+    Ok(text.ok_or_else(missing)?.parse().map_err(|error: bento_proto::seal::NotASealKey| Refusal::BadRequest(error.to_string()))?)
 }
 
 fn invocation_token(headers: &HeaderMap) -> Result<InvocationToken, Failure> {

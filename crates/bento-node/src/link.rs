@@ -108,7 +108,13 @@ pub enum CallErrorKind {
     Timeout,
     /// Too many at once.
     Busy,
-    /// The node's own trouble, or another node's.
+    /// There is nothing of that name.
+    Missing,
+    /// What it may store, or the node's disk, is full.
+    Full,
+    /// What is on disk is not what was stored.
+    Damaged,
+    /// The node's own trouble, or another node's; nothing was done.
     Failed,
     /// No such call, or its arguments are wrong.
     BadCall,

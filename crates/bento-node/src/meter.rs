@@ -54,8 +54,13 @@ pub struct Meter {
 impl Meter {
     /// So many bytes may pass in all, and so many a second.
     pub fn new(limit: u64, rate: u64) -> Self {
+        Self::resumed(limit, rate, 0)
+    }
+
+    /// The same, of which so many have passed already.
+    pub fn resumed(limit: u64, rate: u64, used: u64) -> Self {
         Self {
-            used: AtomicU64::new(0),
+            used: AtomicU64::new(used),
             sent: AtomicU64::new(0),
             limit,
             rate: rate.max(1),
@@ -69,22 +74,32 @@ impl Meter {
     /// # Errors
     /// When less is left of the limit. What would go beyond it is not counted and must not be passed on.
     pub async fn pass(&self, way: Way, bytes: usize) -> io::Result<()> {
-        if self.rate != UNBOUNDED && self.is_left(bytes) {
-            let mut emptied = self.emptied.lock().await;
-            // Before the first byte, and after a long silence, a whole burst is there.
-            let now = Instant::now();
-            let full = now.checked_sub(BURST).unwrap_or(now);
-            let until = emptied.map_or(full, |emptied| emptied.max(full)) + self.time_of(bytes);
-            // Others may have used the limit up meanwhile, and nobody waits for what cannot pass anyway.
-            if self.is_left(bytes) {
-                if until > now {
-                    sleep_until(until).await;
-                }
-                // No wait from here on: either all of it is done or nothing.
-                *emptied = Some(until);
-            }
-        }
+        // Others may use the limit up meanwhile, and nobody waits for what cannot pass anyway.
+        self.wait(bytes, || self.is_left(bytes)).await;
         self.count(way, bytes)
+    }
+
+    /// Waits as long as so many bytes take at the rate, and counts nothing: for what does not leave the machine.
+    pub async fn slow(&self, bytes: usize) {
+        self.wait(bytes, || true).await;
+    }
+
+    async fn wait(&self, bytes: usize, is_wanted: impl Fn() -> bool) {
+        if self.rate == UNBOUNDED || !is_wanted() {
+            return;
+        }
+        let mut emptied = self.emptied.lock().await;
+        // Before the first byte, and after a long silence, a whole burst is there.
+        let now = Instant::now();
+        let full = now.checked_sub(BURST).unwrap_or(now);
+        let until = emptied.map_or(full, |emptied| emptied.max(full)) + self.time_of(bytes);
+        if is_wanted() {
+            if until > now {
+                sleep_until(until).await;
+            }
+            // No wait from here on: either all of it is done or nothing.
+            *emptied = Some(until);
+        }
     }
 
     fn is_left(&self, bytes: usize) -> bool {

@@ -6,15 +6,16 @@ use std::{
         Arc, Mutex, PoisonError, RwLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
 
 use bento_proto::{
-    Bound, Digest, Grant, Manifest, Policy, Refusal, Span,
+    Bound, Digest, Grant, InvocationToken, Manifest, Policy, Refusal, SealKey, ShutdownToken, Size, Span,
     bundle::Bundle,
     node::{Description, FunctionStatus},
 };
@@ -24,16 +25,22 @@ use crate::{
     archive::{Archive, Room},
     cgroup::Groups,
     config::Config,
-    container::{Container, Host},
+    container::{Container, Host, Made, Room as Taken},
     egress::Egress,
-    functions::Functions,
+    functions::{Functions, Installed},
     image::Images,
     jail::{self, Trouble},
+    keep::{Keep, blocking},
+    lease::Lease,
     places::Places,
     pool::Pool,
     process::StartError,
     share::Shares,
+    store::{New, Registry, StoreError, Used},
 };
+
+/// The unit in which storage is shared out, in bytes.
+const STORAGE_UNIT: u64 = 64 * 1024;
 
 /// Jails that are ready at the start for the usual function of each image; those that are in fact asked for then take their place.
 const WARM: usize = 2;
@@ -48,6 +55,9 @@ pub struct Node {
     functions: Arc<Functions>,
     places: Places,
     bundles: Arc<Room>,
+    storage: Arc<Semaphore>,
+    /// Held while a function is written down: two requests for the same one make one.
+    installing: tokio::sync::Mutex<()>,
     runs: Mutex<Vec<Weak<Container>>>,
     isolations: AtomicU64,
     onion: Mutex<Option<String>>,
@@ -85,6 +95,8 @@ pub struct NodeStatus {
     pub sessions: usize,
     /// Streams of functions to elsewhere.
     pub connections: usize,
+    /// What all functions together are granted to store.
+    pub storage_granted: Size,
 }
 
 /// What a change of policy means for the functions that are here. They keep what they were granted.
@@ -112,9 +124,15 @@ impl Drop for Run {
 
 impl Node {
     /// A node with nothing installed. `jail`: the program that puts up the walls, and what holds functions to memory and CPU share.
-    pub fn new(config: Config, policy: Policy, images: Images, jail: (PathBuf, Arc<Groups>, Shares), egress: Egress) -> Self {
+    pub fn new(
+        config: Config,
+        policy: Policy,
+        images: Images,
+        (jail, groups, shares): (PathBuf, Arc<Groups>, Shares),
+        egress: Egress,
+        registry: Registry,
+    ) -> Self {
         let limits = config.limits.clone();
-        let (jail, groups, shares) = jail;
         let bundles = Arc::new(Room::new(limits.bundles));
         Self {
             places: Places::new(policy.offers.functions, policy.offers.functions_per_day),
@@ -125,10 +143,13 @@ impl Node {
                 shares,
                 egress,
                 connections: Arc::new(Semaphore::new(limits.connections)),
+                registry,
                 nodes: config.nodes.clone(),
                 bundles: Arc::clone(&bundles),
                 limits,
             }),
+            storage: Arc::new(Semaphore::new(units(config.limits.storage).min(Semaphore::MAX_PERMITS as u64) as usize)),
+            installing: tokio::sync::Mutex::default(),
             config,
             policy: RwLock::new(Arc::new(policy)),
             images,
@@ -169,6 +190,7 @@ impl Node {
     /// Puts another policy in force, for new installs.
     pub fn apply(&self, policy: Policy) -> Meant {
         let before = self.policy();
+        // Those of which nobody has brought the key since the start are admitted again when somebody does.
         let here: Vec<Arc<Container>> = self.containers().into_iter().filter(|container| container.reason().is_none()).collect();
         let meant = Meant {
             changed: policy.changed(&before),
@@ -178,6 +200,11 @@ impl Node {
         self.places.set(policy.offers.functions, policy.offers.functions_per_day);
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
         meant
+    }
+
+    /// Where functions are written down.
+    pub fn registry(&self) -> Registry {
+        self.host.registry.clone()
     }
 
     /// Its functions.
@@ -216,7 +243,7 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").into(),
             onion: self.onion.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             up: Span::seconds(self.born.elapsed().as_secs()),
-            awake: functions.iter().filter(|container| container.is_awake()).count(),
+            awake: functions.iter().filter_map(|installed| installed.container.get()).filter(|container| container.is_awake()).count(),
             functions: functions.len(),
             functions_max: policy.offers.functions,
             functions_today: self.places.today(),
@@ -224,32 +251,147 @@ impl Node {
             ready: self.host.pool.ready(),
             sessions: self.sessions.len(),
             connections: self.config.limits.connections - self.host.connections.available_permits(),
+            storage_granted: Size::bytes(
+                (units(self.config.limits.storage) - self.storage.available_permits() as u64).saturating_mul(STORAGE_UNIT),
+            ),
         }
     }
 
-    /// Installs a function that comes through so many others. The same again answers the same.
+    /// Finds the functions that were installed before the node was started. They sleep until somebody brings their key, but those that are
+    /// to be awake always.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub async fn remember(self: &Arc<Self>) -> Result<(), StoreError> {
+        let registry = self.host.registry.clone();
+        for record in blocking(move || registry.all()).await? {
+            let left = record.ends.duration_since(SystemTime::now()).unwrap_or_default();
+            // What was promised is kept, also where the operator offers less by now.
+            let storage = units(Size::bytes(record.storage)).min(self.storage.available_permits() as u64) as u32;
+            let storage = Arc::clone(&self.storage).try_acquire_many_owned(storage).ok();
+            let room = Taken { place: self.places.take_again(), bundle: None, storage };
+            let keep = Keep::new(self.host.registry.clone(), record.storage);
+            keep.at(record.id);
+            let keep_awake = record.keep_awake;
+            let installed = Arc::new(Installed::new(record, Arc::new(Lease::new(left)), Arc::new(keep), Some(room), None));
+            if self.functions.add(Arc::clone(&installed)).is_ok() && keep_awake {
+                let node = Arc::clone(self);
+                tokio::spawn(async move {
+                    let (registry, id) = (node.host.registry.clone(), installed.record.id);
+                    let woken = async {
+                        let key = blocking(move || registry.own_key(id)).await.map_err(trouble)?;
+                        let key = key.ok_or(StartError::Trouble(Trouble::Late("the key of a function that is kept awake")))?;
+                        node.open(&installed, &key).await?.awake(Some(&key)).await
+                    };
+                    if let Err(error) = woken.await {
+                        warn!(?error, "a function that is to be awake could not be started");
+                    }
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The function of an invocation token, and the key to what it keeps.
+    ///
+    /// # Errors
+    /// When there is none, or it was installed before the node was started and is no longer admitted.
+    pub async fn function(&self, token: &InvocationToken) -> Result<(Arc<Container>, SealKey), StartError> {
+        let installed = self.functions.by_invocation(token.digest()).map_err(StartError::Refused)?;
+        let key = SealKey::of(token);
+        Ok((self.open(&installed, &key).await?, key))
+    }
+
+    /// Opens what is sealed, if it is.
+    ///
+    /// # Errors
+    /// When it is no longer admitted, the key is another's, or the node fails.
+    pub async fn open(&self, installed: &Arc<Installed>, key: &SealKey) -> Result<Arc<Container>, StartError> {
+        let opening = installed.container.get_or_try_init(|| async {
+            let (registry, id, secret) = (self.host.registry.clone(), installed.record.id, key.clone());
+            let (head, used) = blocking(move || Ok((registry.head(id, &secret)?, registry.used(id, &secret)?))).await.map_err(trouble)?;
+            let mut archive = Archive::new(self.bundles());
+            archive.push(&head).map_err(StartError::Refused)?;
+            // From how far it came was looked at when it came.
+            let (bundle, grant) = self.admit(&archive, 0)?;
+            let mut room = installed.room.lock().await;
+            let mut taken = room.take().unwrap_or(Taken { place: None, bundle: None, storage: None });
+            taken.bundle = archive.into_taken();
+            let made = self.made(bundle, grant, &installed.invocation.to_string(), taken, Arc::clone(&installed.keep))?;
+            Ok(Container::new(Made { lease: Arc::clone(&installed.lease), used, ..made }, Arc::clone(&self.host)))
+        });
+        opening.await.cloned()
+    }
+
+    /// Installs a function. The same again answers the same. The key is that under which it is kept.
     ///
     /// # Errors
     /// When it is not admitted, does not load, or the node fails.
     pub async fn install(
         &self,
         archive: Archive,
-        invocation: Digest,
-        shutdown: Digest,
+        (invocation, shutdown): (Digest, Digest),
+        key: SealKey,
         depth: u32,
     ) -> Result<(FunctionStatus, bool), StartError> {
         let (bundle, grant) = self.admit(&archive, depth)?;
-        if let Some(container) = self.functions.same(invocation, shutdown, &bundle.files).map_err(StartError::Refused)? {
-            return Ok((container.status(), false));
+        if let Some(container) = self.same(&bundle, (invocation, shutdown), &key).await? {
+            return Ok((container.status(Some(&key)).await, false));
         }
-        let container = self.launch(bundle, grant, archive, (&invocation.to_string(), depth)).await?;
-        if let Err(refusal) = self.functions.add(invocation, shutdown, Arc::clone(&container)) {
+        let head = archive.bytes().to_vec();
+        let room = self.room(&grant, archive)?;
+        let keep = Arc::new(Keep::new(self.host.registry.clone(), grant.storage().as_bytes()));
+        let mut made = self.made(bundle, grant, &invocation.to_string(), room, Arc::clone(&keep))?;
+        made.depth = depth;
+        let container = self.start(made, Some(&key)).await?;
+        let given_up = container.over.clone().drop_guard();
+
+        // The same may have been asked twice at a time: a client that lost its circuit does not know that the first is still loading.
+        let _one = self.installing.lock().await;
+        if let Some(other) = self.same(&container.bundle, (invocation, shutdown), &key).await? {
             container.end(Bound::Shutdown);
-            // The same may have been asked twice at a time: a client that lost its circuit does not know that the first is still loading.
-            let other = self.functions.same(invocation, shutdown, &container.bundle.files).map_err(StartError::Refused)?;
-            return other.map(|other| (other.status(), false)).ok_or(StartError::Refused(refusal));
+            return Ok((other.status(Some(&key)).await, false));
         }
-        Ok((container.status(), true))
+        let (registry, secret, lease) = (self.host.registry.clone(), key.clone(), Arc::clone(&container.lease));
+        let (storage, keep_awake) = (container.grant.storage().as_bytes(), container.grant.keep_awake());
+        let lifetime = container.grant.lifetime().duration();
+        let record = blocking(move || {
+            let ends = SystemTime::now() + lease.left();
+            registry.add(New { invocation, shutdown, ends, lifetime, storage, keep_awake, key: &secret, head: &head })
+        });
+        let record = record.await.map_err(trouble)?;
+        keep.at(record.id);
+        let lease = Arc::clone(&container.lease);
+        let installed = Arc::new(Installed::new(record, lease, Arc::clone(&keep), None, Some(Arc::clone(&container))));
+        if let Err(refusal) = self.functions.add(installed) {
+            let _ = keep.erase().await;
+            return Err(StartError::Refused(refusal));
+        }
+        given_up.disarm();
+        Ok((container.status(Some(&key)).await, true))
+    }
+
+    /// The function that is already here under these tokens, if it is this one.
+    async fn same(&self, bundle: &Bundle, tokens: (Digest, Digest), key: &SealKey) -> Result<Option<Arc<Container>>, StartError> {
+        let Some(installed) = self.functions.same(tokens.0, tokens.1).map_err(StartError::Refused)? else { return Ok(None) };
+        let container = self.open(&installed, key).await?;
+        if container.bundle.files == bundle.files { Ok(Some(container)) } else { Err(StartError::Refused(Refusal::TokenInUse)) }
+    }
+
+    /// Makes a function's lease begin anew.
+    ///
+    /// # Errors
+    /// When there is none of this token, or the node fails.
+    pub async fn renew(&self, token: &ShutdownToken) -> Result<Span, StartError> {
+        let installed = self.functions.by_shutdown(token.digest()).map_err(StartError::Refused)?;
+        let (registry, id, lease) = (self.host.registry.clone(), installed.record.id, Arc::clone(&installed.lease));
+        lease.renew(installed.record.lifetime);
+        // Written down before it is told.
+        blocking(move || registry.renew(id, SystemTime::now() + lease.left())).await.map_err(trouble)?;
+        if installed.is_removed() {
+            return Err(StartError::Refused(Refusal::UnknownToken));
+        }
+        Ok(Span::millis(u64::try_from(installed.lease.left().as_millis()).unwrap_or(u64::MAX)))
     }
 
     /// Starts a function for one call.
@@ -259,7 +401,11 @@ impl Node {
     pub async fn run(&self, archive: Archive, depth: u32) -> Result<(Arc<Container>, Run), StartError> {
         let (bundle, grant) = self.admit(&archive, depth)?;
         let number = self.isolations.fetch_add(1, Ordering::Relaxed);
-        let container = self.launch(bundle, grant, archive, (&format!("run {number}"), depth)).await?;
+        let room = self.room(&grant, archive)?;
+        let keep = Arc::new(Keep::new(self.host.registry.clone(), grant.storage().as_bytes()));
+        let mut made = self.made(bundle, grant, &format!("run {number}"), room, keep)?;
+        made.depth = depth;
+        let container = self.start(made, None).await?;
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         runs.retain(|run| run.strong_count() > 0);
         runs.push(Arc::downgrade(&container));
@@ -279,21 +425,32 @@ impl Node {
         Ok((bundle, grant))
     }
 
-    async fn launch(
-        &self,
-        bundle: Bundle,
-        grant: Grant,
-        archive: Archive,
-        (isolation, depth): (&str, u32),
-    ) -> Result<Arc<Container>, StartError> {
+    /// What a function takes of the node.
+    fn room(&self, grant: &Grant, archive: Archive) -> Result<Taken, StartError> {
         let place = self.places.take().map_err(StartError::Refused)?;
+        let full = || {
+            let limit = self.config.limits.storage.as_bytes();
+            StartError::Refused(Refusal::Busy { what: "bytes of storage promised", limit })
+        };
+        let storage = match u32::try_from(units(grant.storage())).map_err(|_| full())? {
+            0 => None,
+            units => Some(Arc::clone(&self.storage).try_acquire_many_owned(units).map_err(|_| full())?),
+        };
+        Ok(Taken { place: Some(place), bundle: archive.into_taken(), storage })
+    }
+
+    /// All that a container is made of, its lease as granted and nothing used.
+    fn made(&self, bundle: Bundle, grant: Grant, isolation: &str, room: Taken, keep: Arc<Keep>) -> Result<Made, StartError> {
         let image = self.images.get(grant.image()).ok_or(StartError::Trouble(Trouble::Late("an image that the policy offers")))?;
         // Another process of the same tor may use the same words; the node's birth makes them its own.
         let isolation = Isolation::new(&format!("function {:?} {isolation}", self.born));
-        let launching =
-            Container::launch(bundle, grant, Arc::clone(image), Arc::clone(&self.host), isolation, depth, (place, archive.into_taken()));
+        let lease = Arc::new(Lease::new(grant.lifetime().duration()));
+        Ok(Made { bundle, grant, image: Arc::clone(image), isolation, room, keep, lease, used: Used::default(), depth: 0 })
+    }
+
+    async fn start(&self, made: Made, key: Option<&SealKey>) -> Result<Arc<Container>, StartError> {
         tokio::select! {
-            launched = launching => launched,
+            launched = Container::launch(made, Arc::clone(&self.host), key) => launched,
             () = self.stopping.cancelled() => Err(StartError::Refused(Refusal::Stopping)),
         }
     }
@@ -301,7 +458,7 @@ impl Node {
     /// All that are here, installed or for one call.
     fn containers(&self) -> Vec<Arc<Container>> {
         let runs: Vec<Arc<Container>> = self.runs.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect();
-        self.functions.all().into_iter().chain(runs).collect()
+        self.functions.all().into_iter().filter_map(|installed| installed.container.get().cloned()).chain(runs).collect()
     }
 
     /// Waits until no session is open.
@@ -327,5 +484,18 @@ impl Node {
         for container in &all {
             container.ended().await;
         }
+    }
+}
+
+/// How many units of storage a size takes.
+fn units(size: Size) -> u64 {
+    size.as_bytes().div_ceil(STORAGE_UNIT)
+}
+
+/// Trouble with the disk, as what it means for a function that was to start.
+pub(crate) fn trouble(error: StoreError) -> StartError {
+    match error {
+        StoreError::DiskFull => StartError::Refused(Refusal::Busy { what: "bytes on its disk", limit: 0 }),
+        error => StartError::Trouble(Trouble::System("keeping a function", std::io::Error::other(error))),
     }
 }

@@ -66,6 +66,16 @@ impl Places {
         self.take_at(Instant::now())
     }
 
+    /// A place for one that was here before the node was started, also where there are fewer places now.
+    pub fn take_again(&self) -> Option<OwnedSemaphorePermit> {
+        let mut state = self.state();
+        if self.free.available_permits() == 0 {
+            state.owed += 1;
+            self.free.add_permits(1);
+        }
+        Arc::clone(&self.free).try_acquire_owned().ok()
+    }
+
     fn take_at(&self, now: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
         let mut state = self.state();
         let busy = Refusal::Busy { what: "functions", limit: state.most.into() };
@@ -192,6 +202,18 @@ mod tests {
         taken.clear();
         assert!(is_full(&places));
         places.set(1, 1000);
+        let _one = places.take().unwrap();
+        assert!(is_full(&places));
+    }
+
+    #[test]
+    fn who_was_here_before_a_restart_stays_though_there_are_fewer_places() {
+        let places = Places::new(1, 1000);
+        let (first, second) = (places.take_again().unwrap(), places.take_again().unwrap());
+        assert!(is_full(&places));
+        drop(second);
+        assert!(is_full(&places));
+        drop(first);
         let _one = places.take().unwrap();
         assert!(is_full(&places));
     }

@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use bento_jail::Report;
-use bento_proto::{Bound, Outcome, Refusal, limits};
+use bento_proto::{Bound, Outcome, Refusal, SealKey, limits};
 
 use crate::{
     container::Container,
@@ -32,6 +32,7 @@ use crate::{
     meter::{self, Way},
     remote::{self, Begun},
     share::Held,
+    storing::{self, Writers},
 };
 
 /// What an outgoing connection counts for in traffic, in bytes, before its first byte: about the cells and packets that making one takes.
@@ -53,6 +54,10 @@ pub struct Process {
     /// Nothing, when no more are taken.
     slots: Mutex<Option<Slots>>,
     next: AtomicU64,
+    /// To what its function keeps on disk. Gone with the process.
+    key: Option<SealKey>,
+    /// What it is writing to its store.
+    pub(crate) writers: Writers,
     /// Raised when it does not read its socket: it is then ended.
     deaf: CancellationToken,
     /// Raised when the process has ended and all its invocations know.
@@ -71,8 +76,26 @@ struct Slots {
 #[derive(Debug)]
 struct Slot {
     outcome: oneshot::Sender<Outcome>,
-    length: Arc<OnceLock<u64>>,
+    declared: Arc<Declared>,
     _permit: OwnedSemaphorePermit,
+}
+
+/// What a function says of an invocation's output before its first byte.
+#[derive(Debug, Default)]
+pub struct Declared {
+    /// Its length in bytes.
+    pub length: OnceLock<u64>,
+    /// What it is, for a browser.
+    pub kind: OnceLock<Kind>,
+}
+
+/// What an output is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Kind {
+    /// Its media type (RFC 9110, section 8.3).
+    pub media: String,
+    /// The name under which it is to be saved, if it is.
+    pub name: Option<String>,
 }
 
 /// The node's side of an invocation.
@@ -84,8 +107,8 @@ pub struct Invocation {
     pub stream: UnixStream,
     /// How it ended.
     pub outcome: oneshot::Receiver<Outcome>,
-    /// The output's length, once declared.
-    pub length: Arc<OnceLock<u64>>,
+    /// What was said of the output.
+    pub declared: Arc<Declared>,
     /// Where it runs.
     pub process: Arc<Process>,
 }
@@ -104,7 +127,7 @@ impl Process {
     ///
     /// # Errors
     /// When the code does not load, or the node cannot start it.
-    pub async fn start(container: &Arc<Container>, cpu_left: u64) -> Result<Arc<Self>, StartError> {
+    pub async fn start(container: &Arc<Container>, cpu_left: u64, key: Option<SealKey>) -> Result<Arc<Self>, StartError> {
         let node = &container.node;
         let spec = jail::spec(&container.grant, &container.image, cpu_left);
         let Ready { link, mut jail } = node.pool.take(&spec).await.map_err(StartError::Trouble)?;
@@ -116,6 +139,8 @@ impl Process {
             held,
             slots: Mutex::new(Some(Slots { open: HashMap::new(), since: Instant::now() })),
             next: AtomicU64::new(1),
+            key,
+            writers: Writers::default(),
             deaf: CancellationToken::new(),
             gone: CancellationToken::new(),
         });
@@ -215,8 +240,8 @@ impl Process {
         let (stream, theirs) = stream_pair()?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (outcome, receiver) = oneshot::channel();
-        let length = Arc::new(OnceLock::new());
-        let slot = Slot { outcome, length: Arc::clone(&length), _permit: permit };
+        let declared = Arc::new(Declared::default());
+        let slot = Slot { outcome, declared: Arc::clone(&declared), _permit: permit };
         match &mut *self.slots() {
             Some(slots) => slots.open.insert(number, slot),
             None => return Ok(None),
@@ -242,17 +267,12 @@ impl Process {
                 return Err(io::Error::other(violation));
             }
         }
-        Ok(Some(Invocation { number, stream, outcome: receiver, length, process: Arc::clone(self) }))
+        Ok(Some(Invocation { number, stream, outcome: receiver, declared, process: Arc::clone(self) }))
     }
 
     /// Tells the function that nobody waits for an invocation any more.
     pub async fn cancel(&self, number: u64) {
         let _ = self.link.send(&ToFunction::Cancel { cancel: number }, None).await;
-    }
-
-    /// Its function's socket.
-    pub(crate) fn link(&self) -> &Link {
-        &self.link
     }
 
     /// Invocations going on.
@@ -304,7 +324,7 @@ impl Process {
             () = container.meter.exhausted.cancelled() => { container.end(Bound::Traffic); None }
             () = self.deaf.cancelled() => Some(Err(Violation::Deaf)),
             // It sleeps until the next invocation, and none is there to be told.
-            () = self.rested(container.node.limits.sleep.duration()) => None,
+            () = self.rested(container.node.limits.sleep.duration()), if !container.grant.keep_awake() => None,
             listened = self.listen(&container, &mut calls) => Some(listened),
         };
         let outcome = match outcome {
@@ -316,6 +336,9 @@ impl Process {
             },
         };
         jail.settle().await;
+        if let Some(key) = &self.key {
+            container.keep.settle(key.clone(), container.used()).await;
+        }
         // Ends what is left of it: the jail dies with the program that put it up.
         jail.kill().await;
         calls.shutdown().await;
@@ -340,7 +363,8 @@ impl Process {
                 }
                 FromFunction::Call(call) => match call.name.as_str() {
                     "log" => answer_call(&self.link, call.number, container.log(&call), None).await?,
-                    "output.length" => answer_call(&self.link, call.number, self.declare(&call), None).await?,
+                    "output.length" => answer_call(&self.link, call.number, self.declare_length(&call), None).await?,
+                    "output.type" => answer_call(&self.link, call.number, self.declare_kind(&call), None).await?,
                     "net.connect" => match connect_permit(container) {
                         Err(error) => answer_call(&self.link, call.number, Err(error), None).await?,
                         Ok(permits) => {
@@ -361,6 +385,16 @@ impl Process {
                             });
                         }
                     },
+                    name if name.starts_with("store.") || name.starts_with("link.") => match storing::permit(container) {
+                        Err(error) => answer_call(&self.link, call.number, Err(error), None).await?,
+                        Ok(permit) => {
+                            let (process, container) = (Arc::clone(self), Arc::clone(container));
+                            calls.spawn(async move {
+                                storing::serve(&process, &container, &call).await;
+                                drop(permit);
+                            });
+                        }
+                    },
                     _ => {
                         let error = CallError::new(CallErrorKind::BadCall, "there is no such call");
                         answer_call(&self.link, call.number, Err(error), None).await?;
@@ -372,21 +406,53 @@ impl Process {
         Ok(())
     }
 
-    fn declare(&self, call: &Call) -> Result<Value, CallError> {
+    /// What was said of the output of the invocation that makes a call.
+    fn declared(&self, call: &Call) -> Result<Arc<Declared>, CallError> {
+        let slots = self.slots();
+        let slot = call.invocation.zip(slots.as_ref()).and_then(|(number, slots)| slots.open.get(&number));
+        slot.map(|slot| Arc::clone(&slot.declared)).ok_or_else(|| CallError::new(CallErrorKind::BadCall, "there is no such invocation"))
+    }
+
+    fn declare_length(&self, call: &Call) -> Result<Value, CallError> {
         #[derive(Deserialize)]
         struct Length {
             bytes: u64,
         }
-        let bad = |text| CallError::new(CallErrorKind::BadCall, text);
         let Length { bytes } = call.arguments("output.length takes `bytes`, a whole number")?;
-        let slots = self.slots();
-        let slot = call
-            .invocation
-            .zip(slots.as_ref())
-            .and_then(|(number, slots)| slots.open.get(&number))
-            .ok_or_else(|| bad("there is no such invocation"))?;
-        slot.length.set(bytes).map_err(|_| bad("the output's length is already declared"))?;
+        let twice = |_| CallError::new(CallErrorKind::BadCall, "the output's length is already declared");
+        self.declared(call)?.length.set(bytes).map_err(twice)?;
         Ok(Value::Null)
+    }
+
+    fn declare_kind(&self, call: &Call) -> Result<Value, CallError> {
+        #[derive(Deserialize)]
+        struct Type {
+            #[serde(rename = "type")]
+            media: String,
+            name: Option<String>,
+        }
+        let bad = |text| CallError::new(CallErrorKind::BadCall, text);
+        let Type { media, name } = call.arguments("output.type takes `type`, a text, and `name`, a text or null")?;
+        // Becomes a header.
+        let is_plain = |text: &str, most: usize| (1..=most).contains(&text.len()) && text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+        if !is_plain(&media, 100) || !media.contains('/') {
+            return Err(bad("a type is a media type such as text/html; charset=utf-8"));
+        }
+        if name.as_ref().is_some_and(|name| name.is_empty() || name.len() > 255 || name.chars().any(|c| c.is_control() || c == '/')) {
+            return Err(bad("a name is a file name: at most 255 bytes, without `/` and control characters"));
+        }
+        self.declared(call)?.kind.set(Kind { media, name }).map_err(|_| bad("the output's type is already declared"))?;
+        Ok(Value::Null)
+    }
+
+    /// The link to the function, for answers to its calls.
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// The key to what its function keeps.
+    pub(crate) fn key(&self) -> Option<&SealKey> {
+        self.key.as_ref()
     }
 
     async fn connect(&self, call: &Call, container: &Container) {

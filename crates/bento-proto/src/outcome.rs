@@ -39,6 +39,8 @@ pub enum Bound {
     Processes,
     /// Descriptors.
     Descriptors,
+    /// Bytes that it may store.
+    Storage,
     /// Bytes of its streams.
     Traffic,
     /// Time since install.
@@ -59,6 +61,7 @@ impl fmt::Display for Bound {
             Self::Scratch => "scratch",
             Self::Processes => "processes",
             Self::Descriptors => "descriptors",
+            Self::Storage => "storage",
             Self::Traffic => "traffic",
             Self::Lifetime => "lifetime",
             Self::Idle => "idle",

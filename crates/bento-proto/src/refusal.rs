@@ -92,6 +92,9 @@ pub enum Refusal {
         /// The port.
         port: u16,
     },
+    /// The node was started again since, and what it keeps of the function opens with the invocation token alone.
+    #[error("since the node was started again, only the invocation token opens what it keeps of this function")]
+    Sealed,
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
@@ -160,6 +163,7 @@ impl Refusal {
             Self::Unloadable { .. } => "unloadable",
             Self::Call(_) => "call",
             Self::Destination { .. } => "destination",
+            Self::Sealed => "sealed",
             Self::Stopping => "stopping",
         }
     }
@@ -171,7 +175,7 @@ impl Refusal {
                 403
             }
             Self::UnknownToken | Self::BadToken(_) | Self::NoToken => 401,
-            Self::TokenInUse => 409,
+            Self::TokenInUse | Self::Sealed => 409,
             Self::UnknownMethod { .. } => 404,
             Self::Busy { .. } | Self::BusyToday { .. } => 429,
             Self::BadBundle(_) | Self::Unloadable { .. } => 422,

@@ -6,6 +6,7 @@ mod args;
 mod ask;
 mod browse;
 mod context;
+mod detached;
 mod failure;
 mod function;
 mod invoke;
@@ -60,6 +61,8 @@ async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Policy(args) => policy::run(context, args).await,
         Command::Install(args) => function::install(context, args).await,
         Command::Invoke(args) => invoke::invoke(context, args).await,
+        Command::Output(args) => detached::fetch(context, args).await,
+        Command::Renew(args) => detached::renew(context, args).await,
         Command::Run(args) => invoke::run(context, args).await,
         Command::Status(args) => function::status(context, args).await,
         Command::Shutdown(args) => function::shutdown(context, args).await,

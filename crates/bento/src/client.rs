@@ -248,7 +248,7 @@ impl Client {
         Output::new(json::good(answer).await?, call.output_max)
     }
 
-    async fn send(
+    pub(crate) async fn send(
         &self,
         request: Builder,
         first: Option<Bytes>,
@@ -321,11 +321,11 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-fn start(method: Method, path: &str, node: &NodeAddress) -> Builder {
+pub(crate) fn start(method: Method, path: &str, node: &NodeAddress) -> Builder {
     Request::builder().method(method).uri(path).header(header::HOST, node.to_string())
 }
 
-fn bearer(token: &str) -> Result<HeaderValue, ClientError> {
+pub(crate) fn bearer(token: &str) -> Result<HeaderValue, ClientError> {
     secret(&format!("Bearer {token}"))
 }
 
@@ -342,7 +342,7 @@ fn pack(bundle: &Bundle) -> Result<Bytes, ClientError> {
 
 /// All requests for one function share circuits, and no two functions do: a node cannot tell by a circuit that two of them are one
 /// client's. Made of the token's digest, which Tor and the node may know.
-fn function(node: &NodeAddress, digest: Digest) -> Isolation {
+pub(crate) fn function(node: &NodeAddress, digest: Digest) -> Isolation {
     Isolation::new(&format!("bento function {digest} at {node}"))
 }
 

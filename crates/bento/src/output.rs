@@ -28,15 +28,27 @@ pub struct Output {
     length: Option<u64>,
     received: u64,
     max: Option<u64>,
+    /// How it ends when it is whole, where that is known before.
+    whole: Outcome,
     end: Option<Outcome>,
 }
 
 impl Output {
     pub(crate) fn new(answer: Answer, max: Option<u64>) -> Result<Self, ClientError> {
+        Self::of(answer, max, Outcome::Returned)
+    }
+
+    /// Output of an invocation that has ended.
+    pub(crate) fn kept(answer: Answer, max: Option<u64>) -> Result<Self, ClientError> {
+        let outcome = outcome(answer.response.headers())?;
+        Self::of(answer, max, outcome)
+    }
+
+    fn of(answer: Answer, max: Option<u64>, whole: Outcome) -> Result<Self, ClientError> {
         let length = answer.response.body().size_hint().exact();
         match (length, max) {
             (Some(length), Some(max)) if length > max => Err(too_much(max)),
-            _ => Ok(Self { answer, length, received: 0, max, end: None }),
+            _ => Ok(Self { answer, length, received: 0, max, whole, end: None }),
         }
     }
 
@@ -69,7 +81,7 @@ impl Output {
                 // With a length all bytes are there by now, or hyper would have told of an error: the node holds the last one back until
                 // the method has returned.
                 None if self.length.is_some() => {
-                    self.end = Some(Outcome::Returned);
+                    self.end = Some(self.whole.clone());
                     continue;
                 }
                 None => return Err(ClientError::Broken("it did not say how the invocation ended".into())),

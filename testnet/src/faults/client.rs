@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use bento_proto::SealKey;
 use bento_tor::{Isolation, Socks};
 use bytes::Bytes;
 use futures_util::stream;
@@ -170,7 +171,12 @@ impl Function {
 
     pub(crate) async fn install(&self, way: &Way, archive: &[u8]) -> End {
         let digest = |token: &str| data_encoding::HEXLOWER.encode(&Sha256::digest(token));
-        let headers = [("bento-invocation-digest", digest(&self.invocation)), ("bento-shutdown-digest", digest(&self.shutdown))];
+        let seal = self.invocation.parse().map(|token| SealKey::of(&token).reveal().to_string()).unwrap_or_default();
+        let headers = [
+            ("bento-invocation-digest", digest(&self.invocation)),
+            ("bento-shutdown-digest", digest(&self.shutdown)),
+            ("bento-seal", seal),
+        ];
         ask(way, "POST", "/v1/functions", &headers, Sent::All(archive.to_vec())).await
     }
 

@@ -33,17 +33,17 @@ use bento_proto::{
     limits::{ARGUMENTS_BYTES_MAX, BUNDLE_BYTES_MAX},
 };
 
-use super::{Failure, invocation_token};
+use super::{Failure, invocation_token, output};
 use crate::{
     container::Container,
     meter::{Meter, Way},
     node::{Node, Run},
-    process::{Invocation, Process},
+    process::{Declared, Invocation, Kind, Process},
 };
 
 const ARGUMENTS: HeaderName = HeaderName::from_static("bento-arguments");
 const BUNDLE_LENGTH: HeaderName = HeaderName::from_static("bento-bundle-length");
-const OUTCOME: &str = "bento-outcome";
+pub(super) const OUTCOME: &str = "bento-outcome";
 
 /// `POST /v1/invoke/{method}`.
 pub(super) async fn invoke(
@@ -52,13 +52,19 @@ pub(super) async fn invoke(
     request: Request,
 ) -> Result<Response, Failure> {
     let method = method_name(method)?;
-    let container = node.functions().by_invocation(&invocation_token(request.headers())?)?;
+    let (container, key) = node.function(&invocation_token(request.headers())?).await?;
     if node.stopping.is_cancelled() {
         return Err(Refusal::Stopping.into());
     }
     let arguments = arguments(request.headers())?;
+    if let Some(id) = output::wanted(request.headers())? {
+        return output::detach(container, key, id, (&method, &arguments), request.into_body()).await;
+    }
     let trailers = takes_trailers(&request);
-    deliver(container, None, &method, &arguments, Bytes::new(), (trailers, request.into_body())).await
+    let invocation = container.invoke(&method, &arguments, Some(&key)).await?;
+    let output = Output::new(invocation, &container, None, Bytes::new(), request.into_body());
+    drop(container);
+    deliver(output, trailers).await
 }
 
 /// `POST /v1/run/{method}`: a bundle and its input in one body.
@@ -79,7 +85,10 @@ pub(super) async fn run(
     let mut body = request.into_body();
     let (archive, input) = super::bundle(&node, &mut body, Some(length)).await?;
     let (container, run) = node.run(archive, depth).await?;
-    deliver(container, Some(run), &method, &arguments, input, (trailers, body)).await
+    let invocation = container.invoke(&method, &arguments, None).await?;
+    let output = Output::new(invocation, &container, Some(run), input, body);
+    drop(container);
+    deliver(output, trailers).await
 }
 
 /// Does the client take trailers (RFC 9110, section 10.1.4)? In HTTP/2 they need no announcement.
@@ -89,29 +98,23 @@ fn takes_trailers(request: &Request) -> bool {
         || (request.version() == Version::HTTP_11 && request.headers().get_all(header::TE).iter().any(named))
 }
 
-/// Starts the invocation and answers with its output.
-async fn deliver(
-    container: Arc<Container>,
-    run: Option<Run>,
-    method: &str,
-    arguments: &RawValue,
-    first: Bytes,
-    (trailers, body): (bool, Body),
-) -> Result<Response, Failure> {
-    let invocation = container.invoke(method, arguments).await?;
-    let mut output = Output::new(invocation, &container, run, first, body);
-    drop(container);
+/// Answers with an invocation's output.
+pub(super) async fn deliver(mut output: Output, trailers: bool) -> Result<Response, Failure> {
     let event = output.next().await;
-    let declared = output.length.get().copied();
+    let declared = output.declared.length.get().copied();
+    let kind = headers_of(output.declared.kind.get());
     match (event, declared) {
-        (Event::End(Outcome::Returned), None | Some(0)) => Ok(finished()),
+        (Event::End(Outcome::Returned), None | Some(0)) => {
+            // Known to be empty and complete, so it needs no trailer to say so.
+            Ok((kind, [(header::CONTENT_LENGTH, "0")], Body::empty()).into_response())
+        }
         (Event::End(Outcome::Returned), Some(length)) => Err(short(length)),
         (Event::End(outcome), _) => Err(ended(outcome)),
         // All of it at once: its outcome is awaited, so that an error can still be told in words.
         (Event::Data(data), Some(length)) if data.len() as u64 == length => match output.next().await {
             Event::End(Outcome::Returned) => {
                 // Its length is the body's own.
-                Ok(([(header::CONTENT_TYPE, "application/octet-stream")], Body::from(data)).into_response())
+                Ok((kind, Body::from(data)).into_response())
             }
             Event::End(outcome) => Err(ended(outcome)),
             Event::Data(_) => Err(Problem::new("function-failed", 502, "the function wrote more output than it declared").into()),
@@ -119,16 +122,14 @@ async fn deliver(
         (Event::Data(data), Some(length)) => {
             let body =
                 Body::new(StreamBody::new(futures_util::stream::unfold(Exact { output, left: length, held: Some(data) }, Exact::step)));
-            Ok(([(header::CONTENT_TYPE, "application/octet-stream"), (header::CONTENT_LENGTH, length.to_string().as_str())], body)
-                .into_response())
+            Ok((kind, [(header::CONTENT_LENGTH, length.to_string())], body).into_response())
         }
         (Event::Data(data), None) => {
             let body = Body::new(StreamBody::new(futures_util::stream::unfold(
                 Open { output, first: Some(data), ended: false, trailers },
                 Open::step,
             )));
-            let headers = [(header::CONTENT_TYPE, "application/octet-stream"), (header::TRAILER, OUTCOME)];
-            Ok((headers, body).into_response())
+            Ok((kind, [(header::TRAILER, OUTCOME)], body).into_response())
         }
     }
 }
@@ -150,9 +151,21 @@ fn arguments(headers: &HeaderMap) -> Result<Box<RawValue>, Failure> {
     Ok(serde_json::from_slice(value).map_err(wrong)?)
 }
 
-fn finished() -> Response {
-    // Known to be empty and complete, so it needs no trailer to say so.
-    ([(header::CONTENT_TYPE, "application/octet-stream"), (header::CONTENT_LENGTH, "0")], Body::empty()).into_response()
+/// What an output is, for a browser.
+fn headers_of(kind: Option<&Kind>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let media = kind.and_then(|kind| HeaderValue::from_str(&kind.media).ok());
+    headers.insert(header::CONTENT_TYPE, media.unwrap_or(HeaderValue::from_static("application/octet-stream")));
+    if let Some(name) = kind.and_then(|kind| kind.name.as_deref()) {
+        // RFC 6266, section 4.3, with the encoding of RFC 8187.
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        let encoded: String =
+            name.bytes().map(|byte| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect();
+        if let Ok(value) = HeaderValue::from_str(&format!("attachment; filename*=UTF-8''{encoded}")) {
+            headers.insert(header::CONTENT_DISPOSITION, value);
+        }
+    }
+    headers
 }
 
 fn ended(outcome: Outcome) -> Failure {
@@ -176,24 +189,26 @@ fn short(length: u64) -> Failure {
 }
 
 /// What comes next of an invocation.
-enum Event {
+pub(super) enum Event {
     Data(Bytes),
     End(Outcome),
 }
 
 /// Output of an invocation, with all that must end when nobody reads it any more.
-struct Output {
+pub(super) struct Output {
     stream: OwnedReadHalf,
     outcome: oneshot::Receiver<Outcome>,
     /// The outcome, when it came before the end of the stream.
     ended: Option<Outcome>,
-    length: Arc<std::sync::OnceLock<u64>>,
+    declared: Arc<Declared>,
     /// Not the container itself: an output that its client does not read would keep a container that has ended, and its room.
     meter: Arc<Meter>,
     buffer: BytesMut,
     input: AbortHandle,
     /// Raised when the input was cut off: the client is gone.
     lost: CancellationToken,
+    /// Raised when all input was taken.
+    pub(super) fed: CancellationToken,
     pulse: Arc<Pulse>,
     idle: Duration,
     /// Told when the output is dropped before its end.
@@ -202,22 +217,27 @@ struct Output {
 }
 
 impl Output {
-    fn new(invocation: Invocation, container: &Container, run: Option<Run>, first: Bytes, body: Body) -> Self {
+    pub(super) fn new(invocation: Invocation, container: &Container, run: Option<Run>, first: Bytes, body: Body) -> Self {
         let (stream, writer) = invocation.stream.into_split();
         let pulse = Arc::new(Pulse::new());
         let idle = container.node.limits.idle.duration();
-        let lost = CancellationToken::new();
+        let (lost, fed) = (CancellationToken::new(), CancellationToken::new());
         let feeding = feed(first, body, writer, Arc::clone(&container.meter), Arc::clone(&pulse), lost.clone());
-        let input = tokio::spawn(feeding).abort_handle();
+        let is_fed = fed.clone();
+        let input = tokio::spawn(async move {
+            feeding.await;
+            is_fed.cancel();
+        });
         Self {
             stream,
             outcome: invocation.outcome,
             ended: None,
-            length: invocation.length,
+            declared: invocation.declared,
             meter: Arc::clone(&container.meter),
             buffer: BytesMut::new(),
-            input,
+            input: input.abort_handle(),
             lost,
+            fed,
             pulse,
             idle,
             unfinished: Some((invocation.process, invocation.number)),
@@ -225,7 +245,12 @@ impl Output {
         }
     }
 
-    async fn next(&mut self) -> Event {
+    /// Waits as long for it as this, where nobody else waits.
+    pub(super) fn wait_long(&mut self, idle: Duration) {
+        self.idle = idle;
+    }
+
+    pub(super) async fn next(&mut self) -> Event {
         let most = self.meter.chunk_bytes();
         self.buffer.reserve(most);
         let mut limited = (&mut self.stream).take(most as u64);
@@ -434,7 +459,7 @@ impl Open {
 /// Longest outcome in a trailer, in bytes. Trailers of 16 KiB are what HTTP libraries take.
 const OUTCOME_BYTES_MAX: usize = 12 * 1024;
 
-fn header_of(outcome: &Outcome) -> HeaderValue {
+pub(super) fn header_of(outcome: &Outcome) -> HeaderValue {
     let ascii = |outcome: &Outcome| {
         let json = serde_json::to_string(outcome).unwrap_or_default();
         let mut text = String::with_capacity(json.len());

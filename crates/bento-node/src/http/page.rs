@@ -83,6 +83,6 @@ then <code>bento browse URL --node NAME</code>. Any program that speaks HTTP ove
     )
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -77,8 +77,9 @@ async fn an_output_that_nobody_reads_keeps_no_place() {
 async fn bundles_that_are_still_coming_count_as_bundles() {
     let node = Node::start(POLICY, "[limits]\nbundles = \"600 KiB\"\nidle = \"4 s\"");
     let digest = "0".repeat(64);
+    let seal = format!("bento-seal-{}", "a".repeat(52));
     let head = format!(
-        "POST /v1/functions HTTP/1.1\r\nhost: n\r\nbento-invocation-digest: {digest}\r\nbento-shutdown-digest: {digest}\r\ncontent-length: 1000000\r\n\r\n"
+        "POST /v1/functions HTTP/1.1\r\nhost: n\r\nbento-invocation-digest: {digest}\r\nbento-shutdown-digest: {digest}\r\nbento-seal: {seal}\r\ncontent-length: 1000000\r\n\r\n"
     );
     let mut session = TcpStream::connect(node.address).await.unwrap();
     session.write_all(head.as_bytes()).await.unwrap();

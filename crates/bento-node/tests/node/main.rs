@@ -4,11 +4,15 @@
 mod abuse;
 mod bounds;
 mod bundles;
+mod detached;
 mod escapes;
 mod files;
 mod invocations;
+mod lasting;
 mod life;
+mod links;
 mod network;
 mod policy;
 mod ready;
+mod remote;
 mod support;

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use bento_proto::{InvocationToken, Outcome, Problem, ShutdownToken, node::FunctionStatus};
+use bento_proto::{InvocationToken, Outcome, Problem, SealKey, ShutdownToken, node::FunctionStatus};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, StatusCode, body::Incoming};
@@ -54,13 +54,27 @@ impl Node {
     /// Starts a node with this policy and more lines for its configuration.
     pub(crate) fn start(policy: &str, more: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let config = directory.path().join("bentod.toml");
         std::fs::write(directory.path().join("policy.toml"), policy).unwrap();
-        std::fs::write(&config, format!("name = \"Test\"\nstate = \"state\"\nlisten = \"127.0.0.1:0\"\n{more}\n[tor]\noff = true\n"))
-            .unwrap();
+        let text = format!("name = \"Test\"\nstate = \"state\"\nlisten = \"127.0.0.1:0\"\n{more}\n[tor]\noff = true\n");
+        std::fs::write(directory.path().join("bentod.toml"), text).unwrap();
+        Self::start_in(directory)
+    }
+
+    /// Kills it, and starts another one with what it left.
+    pub(crate) fn killed_and_started(mut self) -> Self {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
+        let directory = std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap());
+        std::fs::write(directory.path().join("again"), "").unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        drop(self);
+        std::fs::remove_file(directory.path().join("again")).unwrap();
+        Self::start_in(directory)
+    }
+
+    fn start_in(directory: tempfile::TempDir) -> Self {
+        let config = directory.path().join("bentod.toml");
         // A shell between them passes on that this process has ended, however it ended, and clears up: a static is never dropped.
-        let script =
-            r#""$0" run --config "$1" & pid=$!; trap 'kill -9 $pid' TERM; (cat >/dev/null; kill $pid) <&3 & wait $pid; rm -rf "$2""#;
+        let script = r#""$0" run --config "$1" & pid=$!; trap 'kill -9 $pid' TERM; (cat >/dev/null; kill $pid) <&3 & wait $pid; [ -e "$2/again" ] || rm -rf "$2""#;
         let mut child = Command::new("/bin/sh");
         child.args(["-c", &format!("exec 3<&0; {script}")]).arg(program()).arg(&config).arg(directory.path());
         // The most that a node can be made to log, so that tests can look for what no level may say.
@@ -221,6 +235,7 @@ impl Installed {
         let headers = [
             ("bento-invocation-digest", self.invocation.digest().to_string()),
             ("bento-shutdown-digest", self.shutdown.digest().to_string()),
+            ("bento-seal", SealKey::of(&self.invocation).reveal().to_string()),
         ];
         let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
         ask(self.address, "POST", "/v1/functions", &headers, archive).await

@@ -67,6 +67,14 @@ pub(crate) enum Command {
     /// Invoke a method of an installed function
     #[command(after_help = "Examples:\n  bento invoke hello hello name=Ada\n  bento invoke echo echo --input letter.txt --output copy.txt")]
     Invoke(Invoke),
+    /// Fetch what a detached invocation wrote, once it has ended
+    #[command(
+        after_help = "Examples:\n  bento invoke crawler crawl depth=3 --detach\n  bento output crawler -o pages.tar\n  bento output crawler --keep"
+    )]
+    Output(Fetch),
+    /// Make a function's lifetime begin anew
+    #[command(after_help = "Examples:\n  bento renew dropbox")]
+    Renew(Renew),
     /// Install a function, invoke it once and end it, in one round trip
     #[command(
         after_help = "Examples:\n  bento run anna functions/hello hello name=Ada\n  bento run 127.0.0.1:8030 functions/echo echo --input -"
@@ -163,6 +171,36 @@ pub(crate) struct Invoke {
     pub(crate) name: String,
     #[command(flatten)]
     pub(crate) call: Call,
+    /// Leave when the node has the input; it keeps the output, sealed, for `bento output`
+    #[arg(long, conflicts_with_all = ["output", "force"])]
+    pub(crate) detach: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Fetch {
+    /// The name of an installed function
+    pub(crate) name: String,
+    /// Which of its detached invocations [default: the latest]
+    #[arg(value_name = "OUTPUT")]
+    pub(crate) id: Option<String>,
+    /// Where the output goes, - for stdout [default: stdout]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Replace the output file if it is there
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Leave it at the node, to be fetched again
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Say at once how far it is if it has not ended
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Renew {
+    /// The name of an installed function
+    pub(crate) name: String,
 }
 
 #[derive(Debug, clap::Args)]

@@ -128,6 +128,7 @@ async fn one(context: &Context, name: &str, record: &Record) -> Result<(), Failu
         vec!["ends in".to_owned(), time(status.remaining)],
         vec!["cpu".to_owned(), format!("{} of {}", status.cpu_used, granted.cpu)],
         vec!["traffic".to_owned(), format!("{} of {}", status.traffic_used, granted.traffic)],
+        vec!["storage".to_owned(), format!("{} of {}", status.storage_used, granted.storage)],
     ];
     rows.extend(status.log.iter().enumerate().map(|(index, line)| {
         let label = if index == 0 { "log" } else { "" };
@@ -219,7 +220,7 @@ fn state(status: &FunctionStatus) -> String {
 }
 
 /// A span as a person wants it: not to the millisecond.
-fn time(span: Span) -> String {
+pub(crate) fn time(span: Span) -> String {
     match span.as_seconds_up() {
         seconds @ 0..120 => format!("{seconds} s"),
         seconds @ 120..7200 => format!("{} min", seconds.div_ceil(60)),

@@ -24,7 +24,11 @@ const SLACK: u64 = 1 << 20;
 pub(crate) async fn invoke(context: &Context, args: args::Invoke) -> Result<(), Failure> {
     let record = context.store()?.find(&args.name)?;
     check_method(&args.call.method, &args.name, &record.methods)?;
-    let call = call(context, &args.call, record.lifetime, record.traffic).await?;
+    if args.detach {
+        return super::detached::begin(context, args, &record).await;
+    }
+    check_stdout(context, args.call.output.as_deref())?;
+    let call = call(&args.call, record.lifetime, record.traffic).await?;
     let sink = Sink::open(args.call.output.as_deref(), args.call.force).await?;
     let node = record.node()?;
     let client = context.client(&node).await?;
@@ -38,13 +42,22 @@ pub(crate) async fn run(context: &Context, args: args::Run) -> Result<(), Failur
     let bundle = function(&args.directory)?;
     let manifest = &bundle.manifest;
     check_method(&args.call.method, &manifest.name, &manifest.methods)?;
-    let call = call(context, &args.call, manifest.needs.lifetime, manifest.needs.traffic).await?;
+    check_stdout(context, args.call.output.as_deref())?;
+    let call = call(&args.call, manifest.needs.lifetime, manifest.needs.traffic).await?;
     let (_, node) = context.node(&args.node)?;
     let sink = Sink::open(args.call.output.as_deref(), args.call.force).await?;
     let client = context.client(&node).await?;
     let about = |error| Failure::about(error, &manifest.name, Some(&args.directory));
     let output = client.run(&node, &bundle, call).await.map_err(about)?;
     deliver(context, output, sink).await
+}
+
+/// With `--json` stdout is taken.
+pub(crate) fn check_stdout(context: &Context, output: Option<&Path>) -> Result<(), Failure> {
+    if context.options.json && output.is_none_or(|path| path == Path::new("-")) {
+        return Err(Failure::input("with `--json` stdout is for the JSON object").with_hint("give a file for the output: `--output FILE`"));
+    }
+    Ok(())
 }
 
 fn check_method(method: &str, name: &str, methods: &[String]) -> Result<(), Failure> {
@@ -54,11 +67,7 @@ fn check_method(method: &str, name: &str, methods: &[String]) -> Result<(), Fail
     Err(Failure::input(format!("{name} has no method `{}`", bento::line(method))).with_hint(format!("it has {}", methods.join(", "))))
 }
 
-async fn call(context: &Context, args: &args::Call, lifetime: Span, traffic: Size) -> Result<Call, Failure> {
-    let to_stdout = args.output.as_deref().is_none_or(|path| path == Path::new("-"));
-    if context.options.json && to_stdout {
-        return Err(Failure::input("with `--json` stdout is for the JSON object").with_hint("give a file for the output: `--output FILE`"));
-    }
+pub(crate) async fn call(args: &args::Call, lifetime: Span, traffic: Size) -> Result<Call, Failure> {
     let mut call = Call::new(&args.method);
     call.arguments = arguments(args.arguments.as_deref(), &args.pairs)?;
     call.input = match args.input.as_deref() {
@@ -117,6 +126,11 @@ async fn deliver(context: &Context, mut output: Output, mut sink: Sink) -> Resul
             Part::End(outcome) => break outcome,
         }
     };
+    finish(context, sink, output.received(), outcome).await
+}
+
+/// Says how an invocation ended whose output is in its place.
+pub(crate) async fn finish(context: &Context, sink: Sink, received: u64, outcome: Outcome) -> Result<(), Failure> {
     let file = match outcome {
         Outcome::Returned => sink.finish().await?,
         // What a function wrote before it failed is no output that somebody may take for one.
@@ -124,7 +138,7 @@ async fn deliver(context: &Context, mut output: Output, mut sink: Sink) -> Resul
     };
     if context.options.json {
         let mut json = json!(outcome);
-        json["bytes"] = output.received().into();
+        json["bytes"] = received.into();
         json["file"] = file.map(|path| path.display().to_string()).into();
         context.say("", &json)?;
     }

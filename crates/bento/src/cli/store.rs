@@ -50,6 +50,9 @@ pub(crate) struct Record {
     /// Was it sent to the node without an answer that it is installed?
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) pending: bool,
+    /// Detached invocations whose outputs were not fetched yet, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) outputs: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -71,6 +74,7 @@ impl Record {
             lifetime: manifest.needs.lifetime,
             traffic: manifest.needs.traffic,
             pending: true,
+            outputs: Vec::new(),
         }
     }
 

@@ -262,8 +262,9 @@ async fn slow_readers_hold_up_only_themselves() {
 async fn half_open_sessions_are_ended() {
     let node = Node::start(POLICY, "[limits]\nhead = \"1 s\"\nidle = \"2 s\"");
     let digest = "0".repeat(64);
+    let seal = format!("bento-seal-{}", "a".repeat(52));
     let body = format!(
-        "POST /v1/functions HTTP/1.1\r\nhost: n\r\nbento-invocation-digest: {digest}\r\nbento-shutdown-digest: {digest}\r\ncontent-length: 100000\r\n\r\nx"
+        "POST /v1/functions HTTP/1.1\r\nhost: n\r\nbento-invocation-digest: {digest}\r\nbento-shutdown-digest: {digest}\r\nbento-seal: {seal}\r\ncontent-length: 100000\r\n\r\nx"
     );
     for start in ["GET / HTTP/1.1\r\nhost: ", "GET / HTT", body.as_str()] {
         let mut session = TcpStream::connect(node.address).await.unwrap();

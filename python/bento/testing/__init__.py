@@ -1,14 +1,19 @@
 """`FakeApi`: tests a function without a node.
 
-It has the manners of the real one (the same `Output`, `Input` and `net`), and keeps no bounds of memory, time or traffic.
+It has the manners of the real one (the same `Output`, `Input`, `Store`, `Nodes` and `net`), and keeps no bounds of memory, time or
+traffic. Beside it, `FakeStore` is what a function keeps, `FakeNode` another node, and `unsealed` opens what `seal` made here.
 """
 
 import _socket
 import contextlib
+import dataclasses
 import io
 import ipaddress
+import re
+import secrets
 import socket
 import threading
+import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +21,12 @@ from pathlib import Path
 from bento import net
 from bento.api import Api, Call, check_ran
 from bento.exit_policy import ExitPolicy
+from bento.frames import decode, encode
+from bento.testing.answers import Failure, received, served
+from bento.testing.nodes import Composed, FakeNode, bytes_of
+from bento.testing.store import FakeStore
+
+__all__ = ["FakeApi", "FakeNode", "FakeStore", "Link", "unsealed"]
 
 Destination = tuple[str, int | str]
 """Host and port; where destinations are allowed, `"*"` stands for any."""
@@ -32,6 +43,24 @@ _SOMEWHERE = ipaddress.ip_address("8.8.8.8")
 _plain_socket = socket.socket
 
 
+FRAME_BYTES_MAX = 16_384
+"""Longest frame of a call."""
+
+FOLLOWS = {"store.commit": ("store.put", "store.append"), "nodes.installed": ("nodes.install",), "nodes.outcome": ("nodes.invoke",)}
+"""Calls that are the second half of others, and allowed with them."""
+
+_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(; ?[\w-]+=[\w.-]+)*", re.ASCII)
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """What a link runs, and until when."""
+
+    method: str
+    arguments: dict
+    until: float
+
+
 class FakeApi(Api):
     """An `Api` in memory.
 
@@ -39,7 +68,10 @@ class FakeApi(Api):
     `hosts`: who answers: for `(host, port)` a function that plays the server, or the address of a real one. Other destinations are
     connected to as they are.
     `allow`: the destinations that the grant covers; all, if it is not given.
-    `logs` has the lines that the method logged; `connections` the destinations that it asked for.
+    `store`: what the function keeps, from an earlier invocation or with a limit of its own; `storage`: the limit of a new one, in bytes.
+    `nodes`: the other nodes, by address. `installs`: how many functions it may have on them at the same time.
+    `logs` has the lines that the method logged; `connections` the destinations that it asked for; `links` what its links run, by
+    path; `kind` and `name` what it said of its output.
     """
 
     def __init__(
@@ -49,25 +81,48 @@ class FakeApi(Api):
         hosts: Mapping[Destination, Handler | tuple[str, int]] | None = None,
         allow: Iterable[Destination] | None = None,
         seconds: float = 3600.0,
+        storage: int | None = None,
+        store: FakeStore | None = None,
+        nodes: Mapping[str, FakeNode] | None = None,
+        installs: int | None = None,
+        links: dict[str, Link] | None = None,
+        stream: _socket.socket | None = None,
     ) -> None:
         self._memory = _Memory([input] if isinstance(input, bytes) else input)
         self._hosts = dict(hosts or {})
         self._allow = None if allow is None else set(allow)
         self._manifest: _Manifest | None = None
+        self._composed = Composed(nodes or {}, installs)
+        if store is None:
+            store = FakeStore() if storage is None else FakeStore(storage)
+        self.kept = store
+        self.links: dict[str, Link] = {} if links is None else links
+        self.kind: str | None = None
+        self.name: str | None = None
         self.logs: list[str] = []
         self.connections: list[Destination] = []
         self.declared: int | None = None
-        super().__init__(self._memory, self._answer, seconds)
+        super().__init__(self._memory if stream is None else stream, self._answer, seconds)
 
     @classmethod
     def from_manifest(cls, path: str | Path, input: bytes | Iterable[bytes] = b"", **options: object) -> "FakeApi":
-        """A `FakeApi` that also refuses what a `manifest.toml` (or the one in a directory) does not ask for in `calls` and `connect`.
+        """A `FakeApi` that also refuses what a `manifest.toml` (or the one in a directory) does not ask for in `calls`, `connect`,
+        `storage` and `installs`.
 
         The node's own policy may refuse more. The names in `hosts` have public addresses here; others, and addresses, are what they are.
         """
-        api = cls(input, **options)
         path = Path(path)
-        api._manifest = _Manifest(path / "manifest.toml" if path.is_dir() else path)
+        manifest = _Manifest(path / "manifest.toml" if path.is_dir() else path)
+        if options.get("store") is None and options.get("storage") is None:
+            options["storage"] = manifest.storage
+        api = cls(input, **{"installs": manifest.installs} | options)
+        api._manifest = manifest
+        return api
+
+    def next(self, input: bytes | Iterable[bytes] = b"") -> "FakeApi":
+        """The next invocation of the same function: with the same store, links, nodes and hosts."""
+        api = FakeApi(input, hosts=self._hosts, allow=self._allow, store=self.kept, links=self.links)
+        api._composed, api._manifest = self._composed, self._manifest
         return api
 
     @property
@@ -106,27 +161,58 @@ class FakeApi(Api):
         value: object = None
         error: dict | None = None
         stream: _socket.socket | None = None
-        if name == "log":
-            self.logs.append(arguments["text"])
-        elif name == "output.length":
-            self.declared = arguments["bytes"]
-        elif name == "net.connect":
-            try:
-                value, stream = self._connect(arguments["host"], arguments["port"])
-            except _Failure as failure:
-                error = {"kind": failure.kind, "text": str(failure)}
-        else:
-            error = {"kind": "bad-call", "text": f"there is no call {name}"}
+        try:
+            frame = encode({"call": 1 << 53, "invocation": 1 << 53, "name": name, "arguments": arguments})
+            if len(frame) > FRAME_BYTES_MAX:
+                raise AssertionError(f"a call of {len(frame)} bytes: a node takes at most {FRAME_BYTES_MAX}")
+            # As it arrives: without what JSON cannot carry.
+            value, stream = self._done(name, decode(frame)["arguments"])
+        except Failure as failure:
+            error = {"kind": failure.kind, "text": str(failure)}
         call = Call(notify)
         call.answer(value, error, stream)
         return call
 
+    def _done(self, name: str, arguments: dict) -> tuple[object, _socket.socket | None]:
+        if name == "log":
+            self.logs.append(arguments["text"])
+            return None, None
+        if name == "output.length":
+            self.declared = arguments["bytes"]
+            return None, None
+        if name == "output.type":
+            if not _TYPE.fullmatch(arguments["type"]):
+                raise Failure("bad-call", f"{arguments['type']!r} is no type of content")
+            self.kind, self.name = arguments["type"], arguments["name"]
+            return None, None
+        if self._manifest is not None:
+            self._manifest.check_call(name)
+        if name == "net.connect":
+            return self._connect(arguments["host"], arguments["port"])
+        if name.startswith("store."):
+            return self.kept.answer(name, arguments)
+        if name.startswith("nodes."):
+            return self._composed.answer(name, arguments)
+        if name == "link.make":
+            path = f"/l/{secrets.token_hex(32)}"
+            self.links[path] = Link(arguments["method"], arguments["arguments"], time.time() + arguments["seconds"])
+            return {"path": path}, None
+        if name == "link.end":
+            self.links.pop(arguments["path"], None)
+            return None, None
+        if name == "seal":
+            if not arguments["to"].startswith("age1"):
+                raise Failure("bad-call", "a recipient begins with age1")
+            head = _sealed_head(arguments["to"])
+            return None, served(lambda stream: stream.sendall(head + received(stream)))
+        raise Failure("bad-call", f"there is no call {name}")
+
     def _connect(self, host: str, port: int) -> tuple[dict, _socket.socket]:
         self.connections.append((host, port))
         if not isinstance(port, int) or not 0 < port < 65_536:
-            raise _Failure("bad-call", "a port is a number from 1 to 65535")
+            raise Failure("bad-call", "a port is a number from 1 to 65535")
         if self._allow is not None and not self._allow & {(host, port), (host, "*"), ("*", port), ("*", "*")}:
-            raise _Failure("refused", f"the grant does not cover {host}:{port}")
+            raise Failure("refused", f"the grant does not cover {host}:{port}")
         if self._manifest is not None:
             self._manifest.check(host, port, (host, port) in self._hosts)
         target = self._hosts.get((host, port))
@@ -147,11 +233,17 @@ class _Manifest:
         needs = tomllib.loads(path.read_text(encoding="utf-8")).get("needs", {})
         self._calls: list[str] = needs.get("calls", [])
         self._connect = ExitPolicy(needs.get("connect", []))
+        self.storage = bytes_of(needs.get("storage", "0 B"))
+        self.installs: int = needs.get("installs", 0)
+
+    def check_call(self, name: str) -> None:
+        """Refuses a call that the manifest does not ask for."""
+        names = (name, *FOLLOWS.get(name, ()))
+        if not any(one == pattern or pattern.endswith("*") and one.startswith(pattern[:-1]) for pattern in self._calls for one in names):
+            raise Failure("refused", f"the function's manifest does not ask for the call `{name}`")
 
     def check(self, host: str, port: int, is_played: bool) -> None:
         """Refuses as a node does before it resolves a name."""
-        if not any(pattern in ("net.connect", "net.*", "*") for pattern in self._calls):
-            raise _Failure("refused", "the function's manifest does not ask for the call `net.connect`")
         if not self._connect.may_accept_port(port):
             raise self.refusal(port)
         try:
@@ -165,17 +257,9 @@ class _Manifest:
         """May a connection go to this address?"""
         return self._connect.accepts(ipaddress.ip_address(address.partition("%")[0]), port)
 
-    def refusal(self, port: int) -> "_Failure":
+    def refusal(self, port: int) -> "Failure":
         """The answer of a node."""
-        return _Failure("refused", f"manifest and policy do not both accept a connection there, at port {port}")
-
-
-class _Failure(Exception):
-    """An answer's error."""
-
-    def __init__(self, kind: str, text: str) -> None:
-        super().__init__(text)
-        self.kind = kind
+        return Failure("refused", f"manifest and policy do not both accept a connection there, at port {port}")
 
 
 class _Memory:
@@ -207,6 +291,18 @@ class _Memory:
         raise OSError("a FakeApi's input and output have no descriptor")
 
 
+def unsealed(data: bytes, to: str) -> bytes:
+    """What was sealed for this recipient by a `FakeApi`, which encrypts nothing."""
+    head = _sealed_head(to)
+    if not data.startswith(head):
+        raise ValueError("this is not sealed for this recipient")
+    return data[len(head) :]
+
+
+def _sealed_head(to: str) -> bytes:
+    return f"sealed by a FakeApi for {to}\n".encode()
+
+
 def _serve(handler: Handler, descriptor: int) -> None:
     with _plain_socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, descriptor) as stream:
         handler(stream)
@@ -216,7 +312,7 @@ def _connect_really(host: str, port: int, manifest: _Manifest | None = None) -> 
     try:
         found = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)
     except OSError as error:
-        raise _Failure("resolve", f"there is no host {host}") from error
+        raise Failure("resolve", f"there is no host {host}") from error
     trouble: OSError | None = None
     if manifest is not None:
         found = [entry for entry in found if manifest.accepts(entry[4][0], port)]
@@ -234,4 +330,4 @@ def _connect_really(host: str, port: int, manifest: _Manifest | None = None) -> 
             stream.settimeout(None)
             return {"address": address[0], "port": address[1]}, stream
     kind = "timeout" if isinstance(trouble, TimeoutError) else "unreachable"
-    raise _Failure(kind, f"{host}:{port} could not be reached") from trouble
+    raise Failure(kind, f"{host}:{port} could not be reached") from trouble

@@ -1,0 +1,369 @@
+//! Detached invocations: begun, looked at, fetched and forgotten.
+//!
+//! Their output is kept in the function's store, under a name that the client made, until it is deleted or the function ends. Beside it stands
+//! how far the invocation is; one that was under way when the node ended has failed.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Path, Query, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+use tokio::time::timeout;
+
+use bento_proto::{Bound, Outcome, Problem, Refusal, SealKey};
+
+use super::{
+    Failure, invocation_token,
+    invoke::{Event, OUTCOME, Output, header_of},
+};
+use crate::{
+    container::Container,
+    detached::Running,
+    keep::blocking,
+    meter::{Meter, Way},
+    node::{Node, trouble},
+    store::{Mode, Reader, Space, Store, StoreError, Writer},
+};
+
+const DETACH: HeaderName = HeaderName::from_static("bento-detach");
+const OUTPUT_BYTES: HeaderName = HeaderName::from_static("bento-output-bytes");
+
+/// Most detached invocations whose outputs a function keeps.
+const OUTPUTS_MAX: usize = 256;
+
+/// Longest that a client may wait in one request for an invocation to end, in seconds. Less than a session may be idle.
+const WAIT_SECONDS_MAX: u64 = 60;
+
+/// The name of a detached invocation: 32 hexadecimal digits in lower case.
+pub(super) struct OutputId(String);
+
+impl OutputId {
+    fn parse(text: &str) -> Result<Self, Refusal> {
+        let is_id = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+        let wrong = || Refusal::BadRequest("a detached invocation is named by 32 hexadecimal digits in lower case".into());
+        if is_id { Ok(Self(text.to_owned())) } else { Err(wrong()) }
+    }
+
+    /// Where it is kept how the invocation ended.
+    fn state(&self) -> String {
+        format!("{}/state", self.0)
+    }
+}
+
+/// Is the invocation to be a detached one?
+pub(super) fn wanted(headers: &HeaderMap) -> Result<Option<OutputId>, Refusal> {
+    let Some(value) = headers.get(DETACH) else { return Ok(None) };
+    OutputId::parse(value.to_str().unwrap_or_default()).map(Some)
+}
+
+/// Begins a detached invocation, and answers when its input is there. The same again does nothing.
+pub(super) async fn detach(
+    container: Arc<Container>,
+    key: SealKey,
+    id: OutputId,
+    (method, arguments): (&str, &RawValue),
+    mut body: Body,
+) -> Result<Response, Failure> {
+    if container.grant.storage().as_bytes() == 0 {
+        return Err(Refusal::BadRequest("the function asks for no `storage`, where the output could be kept".into()).into());
+    }
+    let store = outputs(&container, &key).await?;
+    let begun = match container.detached.begin(&id.0) {
+        Err(_) => None,
+        Ok(running) => {
+            // Taken back when anything below goes wrong, or the client leaves.
+            let begun = Begun { container: Arc::clone(&container), id: id.0.clone() };
+            if state(&store, &id).await?.is_some() { None } else { Some((running, begun)) }
+        }
+    };
+    let Some((running, begun)) = begun else {
+        // A client that lost the answer asks again.
+        while body.frame().await.is_some_and(|frame| frame.is_ok()) {}
+        return Ok((StatusCode::ACCEPTED, Json(json!({"output": id.0}))).into_response());
+    };
+    let (kept, state_name) = (store.clone(), id.state());
+    let writer = blocking(move || {
+        if kept.list("", None, 2 * OUTPUTS_MAX)?.0.len() >= 2 * OUTPUTS_MAX {
+            return Err(StoreError::Busy);
+        }
+        kept.put(&state_name, b"{}")?;
+        kept.writer(state_name.trim_end_matches("/state"), Mode::Put)
+    });
+    let writer = writer.await.map_err(|error| failure(error, OUTPUTS_MAX))?;
+    let invocation = container.invoke(method, arguments, Some(&key)).await;
+    let invocation = match invocation {
+        Ok(invocation) => invocation,
+        Err(error) => {
+            forget_state(store, id).await;
+            return Err(error.into());
+        }
+    };
+    let mut output = Output::new(invocation, &container, None, Bytes::new(), body);
+    // Nobody waits for it, and it may take as long as the function is here.
+    let (fed, ended) = (output.fed.clone(), running.ended.clone());
+    output.wait_long(container.lease.left());
+    tokio::spawn(collect(output, writer, store, id.state(), running, begun));
+    tokio::select! {
+        biased;
+        () = ended.cancelled() => {}
+        () = fed.cancelled() => {}
+    }
+    Ok((StatusCode::ACCEPTED, Json(json!({"output": id.0}))).into_response())
+}
+
+/// A detached invocation that has begun. Dropped, it has ended.
+struct Begun {
+    container: Arc<Container>,
+    id: String,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.container.detached.end(&self.id);
+    }
+}
+
+/// Keeps what comes of an invocation, and at last how it ended.
+async fn collect(mut output: Output, mut writer: Writer, store: Store, state: String, running: Arc<Running>, begun: Begun) {
+    let outcome = loop {
+        match output.next().await {
+            Event::End(outcome) => break outcome,
+            Event::Data(data) => {
+                let bytes = data.len();
+                match blocking(move || Ok((writer.write(&data), writer))).await {
+                    Ok((Ok(()), rest)) => writer = rest,
+                    Ok((Err(StoreError::Full { .. }), rest)) => {
+                        writer = rest;
+                        break Outcome::Killed { bound: Bound::Storage };
+                    }
+                    Ok((Err(error), _)) | Err(error) => {
+                        let _ = keep_state(store, state, &failed(&error)).await;
+                        return;
+                    }
+                }
+                running.wrote(bytes);
+            }
+        }
+    };
+    drop(output);
+    let outcome = match blocking(move || writer.commit()).await {
+        Ok(_) => outcome,
+        Err(error) => failed(&error),
+    };
+    if let Err(error) = keep_state(store, state, &outcome).await {
+        // One that was shut down meanwhile keeps nothing.
+        if begun.container.reason().is_none() {
+            tracing::error!(%error, "how a detached invocation ended could not be kept");
+        }
+    }
+}
+
+fn failed(error: &StoreError) -> Outcome {
+    Outcome::Failed { error: format!("its output could not be kept: {error}"), traceback: String::new() }
+}
+
+async fn keep_state(store: Store, name: String, outcome: &Outcome) -> Result<(), StoreError> {
+    let text = serde_json::to_vec(outcome).unwrap_or_default();
+    blocking(move || store.put(&name, &text).map(|_| ())).await
+}
+
+async fn forget_state(store: Store, id: OutputId) {
+    let _ = blocking(move || store.delete(&id.state())).await;
+}
+
+/// How an invocation ended: as text; nothing if there was none.
+async fn state(store: &Store, id: &OutputId) -> Result<Option<Vec<u8>>, Failure> {
+    let (store, name) = (store.clone(), id.state());
+    let read = blocking(move || {
+        let (mut reader, mut text) = (store.reader(&name, 0, None)?, Vec::new());
+        while let Some(piece) = reader.next()? {
+            text.extend_from_slice(&piece);
+        }
+        Ok(text)
+    });
+    match read.await {
+        Ok(text) => Ok(Some(text)),
+        Err(StoreError::Missing) => Ok(None),
+        Err(error) => Err(failure(error, OUTPUTS_MAX)),
+    }
+}
+
+async fn outputs(container: &Container, key: &SealKey) -> Result<Store, Failure> {
+    Ok(container.keep.vault(Some(key)).await.map_err(|error| failure(error, OUTPUTS_MAX))?.space(Space::Outputs))
+}
+
+fn failure(error: StoreError, most: usize) -> Failure {
+    match error {
+        StoreError::Busy => Refusal::Busy { what: "outputs of this function", limit: most as u64 }.into(),
+        StoreError::Full { limit } => Refusal::Busy { what: "bytes of this function's storage", limit }.into(),
+        StoreError::Damaged { .. } => Problem::new("damaged", 500, error.to_string()).into(),
+        error => trouble(error).into(),
+    }
+}
+
+fn none() -> Failure {
+    Problem::new("no-output", 404, "there is no output of this name; it was never begun, or was deleted").into()
+}
+
+/// How long to wait for an invocation to end.
+#[derive(Deserialize)]
+pub(super) struct Waiting {
+    #[serde(default)]
+    wait: u64,
+}
+
+/// `GET /v1/output/{id}`.
+pub(super) async fn fetch(
+    State(node): State<Arc<Node>>,
+    Path(id): Path<String>,
+    Query(waiting): Query<Waiting>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let (container, key) = node.function(&invocation_token(&headers)?).await?;
+    let id = OutputId::parse(&id)?;
+    if let Some(running) = container.detached.get(&id.0) {
+        let bound = Duration::from_secs(waiting.wait.min(WAIT_SECONDS_MAX)).min(node.config().limits.idle.duration() / 2);
+        if timeout(bound, running.ended.cancelled()).await.is_err() {
+            return Ok((StatusCode::ACCEPTED, [(OUTPUT_BYTES, running.bytes().to_string())], Json(json!({"bytes": running.bytes()})))
+                .into_response());
+        }
+    }
+    let store = outputs(&container, &key).await?;
+    let outcome = state(&store, &id).await?.ok_or_else(none)?;
+    let outcome = serde_json::from_slice(&outcome)
+        .unwrap_or(Outcome::Failed { error: "the node was stopped before the method returned".into(), traceback: String::new() });
+    let name = id.0.clone();
+    let (reader, size, part) = match range(&headers) {
+        None => (open(&store, name, 0, None).await?, None, false),
+        Some((from, to)) => {
+            let reader = open(&store, name, from, to.map(|to| (to - from).saturating_add(1))).await?;
+            (reader, Some(from), true)
+        }
+    };
+    let Some(reader) = reader else {
+        // It ended before anything was kept.
+        return Ok(([(OUTCOME, header_of(&outcome))], [(header::CONTENT_LENGTH, "0")], Body::empty()).into_response());
+    };
+    let (size, from, left) = (reader.size(), size.unwrap_or(0), reader.remaining());
+    if part && from >= size {
+        let mut response = Failure::from(Problem::new("range", 416, format!("the output has {size} bytes"))).into_response();
+        response.headers_mut().insert(header::CONTENT_RANGE, value(format!("bytes */{size}")));
+        return Ok(response);
+    }
+    let body = Body::new(StreamBody::new(futures_util::stream::unfold(
+        Kept { reader: Some(reader), meter: Arc::clone(&container.meter) },
+        Kept::step,
+    )));
+    let mut response = body.into_response();
+    if part {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        response.headers_mut().insert(header::CONTENT_RANGE, value(format!("bytes {from}-{}/{size}", from + left - 1)));
+    }
+    for (name, text) in [
+        (header::CONTENT_TYPE, "application/octet-stream".into()),
+        (header::ACCEPT_RANGES, "bytes".into()),
+        (header::CONTENT_LENGTH, left.to_string()),
+    ] {
+        response.headers_mut().insert(name, value(text));
+    }
+    response.headers_mut().insert(OUTCOME, header_of(&outcome));
+    Ok(response)
+}
+
+/// `DELETE /v1/output/{id}`.
+pub(super) async fn forget(State(node): State<Arc<Node>>, Path(id): Path<String>, headers: HeaderMap) -> Result<StatusCode, Failure> {
+    let (container, key) = node.function(&invocation_token(&headers)?).await?;
+    let id = OutputId::parse(&id)?;
+    if container.detached.get(&id.0).is_some() {
+        return Err(Problem::new("running", 409, "the invocation has not ended; its output can be deleted when it has").into());
+    }
+    let store = outputs(&container, &key).await?;
+    let gone = blocking(move || {
+        // The state last: as long as it is there, the client can ask again.
+        store.delete(&id.0)?;
+        store.delete(&id.state())
+    });
+    if gone.await.map_err(|error| failure(error, OUTPUTS_MAX))? { Ok(StatusCode::NO_CONTENT) } else { Err(none()) }
+}
+
+async fn open(store: &Store, name: String, from: u64, length: Option<u64>) -> Result<Option<Reader>, Failure> {
+    let store = store.clone();
+    match blocking(move || store.reader(&name, from, length)).await {
+        Ok(reader) => Ok(Some(reader)),
+        Err(StoreError::Missing) => Ok(None),
+        Err(error) => Err(failure(error, OUTPUTS_MAX)),
+    }
+}
+
+fn value(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// One range of bytes (RFC 9110, section 14.1.2), from its first to its last, if that is what is asked for. What is none is passed over, as
+/// section 14.2 has it.
+fn range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
+    let text = headers.get(header::RANGE)?.to_str().ok()?.strip_prefix("bytes=")?;
+    let (from, to) = text.split_once('-')?;
+    let from = from.parse().ok()?;
+    match to {
+        "" => Some((from, None)),
+        to => to.parse().ok().filter(|to| *to >= from).map(|to| (from, Some(to))),
+    }
+}
+
+/// What is kept, piece by piece.
+struct Kept {
+    reader: Option<Reader>,
+    meter: Arc<Meter>,
+}
+
+impl Kept {
+    async fn step(mut self) -> Option<(Result<Frame<Bytes>, &'static str>, Self)> {
+        let mut reader = self.reader.take()?;
+        let read = blocking(move || reader.next().map(|piece| (piece, reader))).await;
+        match read {
+            Ok((None, _)) => None,
+            Ok((Some(piece), reader)) => {
+                if self.meter.pass(Way::Sent, piece.len()).await.is_err() {
+                    return Some((Err("traffic is used up"), self));
+                }
+                self.reader = Some(reader);
+                Some((Ok(Frame::data(piece.into())), self))
+            }
+            // Never served wrong: the body ends short.
+            Err(_) => Some((Err("what is kept is damaged"), self)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_range_is_read_and_others_are_passed_over() {
+        let of = |text: &str| range(&HeaderMap::from_iter([(header::RANGE, HeaderValue::from_str(text).unwrap())]));
+        assert_eq!(of("bytes=0-"), Some((0, None)));
+        assert_eq!(of("bytes=10-19"), Some((10, Some(19))));
+        for other in ["bytes=-5", "bytes=5-4", "bytes=1-2,4-5", "lines=1-2", "bytes=x-", "bytes="] {
+            assert_eq!(of(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_what_it_should_be() {
+        assert!(OutputId::parse(&"0a".repeat(16)).is_ok());
+        for wrong in ["", "0A", &"0A".repeat(16), &"0a".repeat(17), &"zz".repeat(16), "../../../../../../../../../../../x"] {
+            assert!(OutputId::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What a container keeps on disk: how it gets there while its key is known, and how it goes.
+//!
+//! The store itself blocks; here it is asked from asynchronous code.
+
+use std::sync::{Arc, OnceLock};
+
+use bento_proto::SealKey;
+use tracing::error;
+
+use crate::store::{Id, Registry, Space, StoreError, Usage, Used, Vault};
+
+/// What one function keeps.
+#[derive(Debug)]
+pub struct Keep {
+    registry: Registry,
+    limit: u64,
+    /// Where, for a function that is installed. One that lives for one call has none.
+    id: OnceLock<Id>,
+    temporary: OnceLock<Vault>,
+}
+
+impl Keep {
+    /// Nothing yet, and at most so many bytes.
+    pub fn new(registry: Registry, limit: u64) -> Self {
+        Self { registry, limit, id: OnceLock::new(), temporary: OnceLock::new() }
+    }
+
+    /// From now on in this place.
+    pub fn at(&self, id: Id) {
+        let _ = self.id.set(id);
+    }
+
+    /// Where it is, if it is kept.
+    pub fn id(&self) -> Option<Id> {
+        self.id.get().copied()
+    }
+
+    /// Where all functions of the node are written down.
+    pub fn registry(&self) -> Registry {
+        self.registry.clone()
+    }
+
+    /// Its store.
+    ///
+    /// # Errors
+    /// When the key is not its own, or the disk fails.
+    pub async fn vault(self: &Arc<Self>, key: Option<&SealKey>) -> Result<Vault, StoreError> {
+        let (keep, key) = (Arc::clone(self), key.cloned());
+        blocking(move || match (keep.id(), key) {
+            (Some(id), Some(key)) => keep.registry.vault(id, &key, keep.limit),
+            // Nobody else has it: a second one made at the same time is dropped.
+            _ => match keep.temporary.get() {
+                Some(vault) => Ok(vault.clone()),
+                None => keep.registry.temporary(keep.limit).map(|vault| keep.temporary.get_or_init(|| vault).clone()),
+            },
+        })
+        .await
+    }
+
+    /// How much it stores, and may store.
+    ///
+    /// # Errors
+    /// As [`Keep::vault`].
+    pub async fn usage(self: &Arc<Self>, key: Option<&SealKey>) -> Result<Usage, StoreError> {
+        let vault = self.vault(key).await?;
+        blocking(move || vault.space(Space::Function).usage()).await
+    }
+
+    /// Keeps what it has used so far, so that a restart of the node forgives nothing.
+    pub async fn settle(self: &Arc<Self>, key: SealKey, used: Used) {
+        let keep = Arc::clone(self);
+        let Some(id) = self.id() else { return };
+        if let Err(error) = blocking(move || keep.registry.set_used(id, &key, used)).await {
+            // One that was shut down meanwhile is not there any more.
+            if !matches!(error, StoreError::Missing) {
+                error!(%error, "what a function has used could not be kept");
+            }
+        }
+    }
+
+    /// Erases it: the key first, then what was sealed under it.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub async fn erase(self: &Arc<Self>) -> Result<(), StoreError> {
+        let keep = Arc::clone(self);
+        match self.id() {
+            Some(id) => blocking(move || keep.registry.remove(id)).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Does what waits for the disk where it holds nobody up.
+///
+/// # Errors
+/// Those of what is done.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(StoreError::System("working on the disk", std::io::Error::other(error).into())))
+}

@@ -1,0 +1,577 @@
+//! Which functions a node has: `functions.db`, and a directory for each in `functions/`.
+//!
+//! A row holds what the node must know without anybody's key: digests of the tokens, the end, what was granted. It is checked against
+//! damage under a key of the node. The function's data key is in it, wrapped; when it is gone, nothing of the function can be read.
+
+use std::{
+    collections::HashMap,
+    fmt, fs, io,
+    os::unix::fs::{DirBuilderExt, FileExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bento_proto::{Digest, SealKey};
+use data_encoding::HEXLOWER;
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
+use zeroize::Zeroizing;
+
+use super::{
+    HEAD_BYTES_MAX, Id, StoreError, base,
+    files::{Dir, Mark, failed, must_be_there},
+    links,
+    seal::{self, Keys},
+    vault::{Slot, Vault},
+};
+
+const SCHEMA: &[&str] = &[
+    "CREATE TABLE node (id INTEGER PRIMARY KEY, changes INTEGER NOT NULL) STRICT",
+    "CREATE TABLE functions (id BLOB PRIMARY KEY, invocation TEXT NOT NULL, shutdown TEXT NOT NULL, ends INTEGER NOT NULL, lifetime INTEGER NOT NULL, storage INTEGER NOT NULL, head INTEGER NOT NULL, awake INTEGER NOT NULL, wrapped BLOB NOT NULL, own BLOB NOT NULL, used BLOB NOT NULL, proof BLOB NOT NULL) STRICT, WITHOUT ROWID",
+    links::TABLE,
+];
+
+pub(super) const BASE: &str = "functions.db";
+const MARK: &str = "functions.mark";
+const KEY: &str = "seal.key";
+const HEAD: &str = "head";
+const WRAP: &str = "bento store wrap 1";
+
+/// All functions of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct Registry(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    path: PathBuf,
+    state: Dir,
+    functions: Dir,
+    /// The node's own key: proves rows, and seals the keys of functions that start with the node.
+    keys: Keys,
+    pub(super) base: Mutex<Base>,
+    slots: Mutex<HashMap<Id, Arc<Slot>>>,
+}
+
+pub(super) struct Base {
+    pub(super) connection: Connection,
+    changes: u64,
+    mark: Mark,
+}
+
+/// What is known of a function without its key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Record {
+    /// Its name on this disk.
+    pub id: Id,
+    /// Who may invoke it.
+    pub invocation: Digest,
+    /// Who may end it.
+    pub shutdown: Digest,
+    /// When it ends, by the wall clock, to the millisecond.
+    pub ends: SystemTime,
+    /// How long it was granted to be here, from install or from a renewal, to the millisecond.
+    pub lifetime: Duration,
+    /// How much it may store.
+    pub storage: u64,
+    /// Bytes of its head.
+    pub head_bytes: u64,
+    /// Does it start with the node?
+    pub keep_awake: bool,
+}
+
+/// A function that comes.
+pub struct New<'a> {
+    /// Who may invoke it.
+    pub invocation: Digest,
+    /// Who may end it.
+    pub shutdown: Digest,
+    /// When it ends.
+    pub ends: SystemTime,
+    /// How long it was granted to be here.
+    pub lifetime: Duration,
+    /// How much it may store.
+    pub storage: u64,
+    /// Does it start with the node? Then its key is kept beside it, and who has the disk can read all of it.
+    pub keep_awake: bool,
+    /// What it is sealed under.
+    pub key: &'a SealKey,
+    /// Manifest and code, as the client sent them.
+    pub head: &'a [u8],
+}
+
+/// What a function has used of what it was granted for its life.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Used {
+    /// CPU time.
+    pub cpu_ms: u64,
+    /// Bytes in and out.
+    pub traffic: u64,
+}
+
+/// What is sealed of a function's use: the above, and how far its store had come, where 0 means that it has none.
+struct Kept {
+    used: Used,
+    floor: u64,
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Registry(…)")
+    }
+}
+
+impl Registry {
+    /// Opens what is in the node's state directory, and clears away what nobody can use: functions past their end, directories that
+    /// belong to none, what was half made when the node was killed.
+    ///
+    /// # Errors
+    /// When the list of functions is damaged, or the machine refuses.
+    pub fn open(state: &Path) -> Result<Self, StoreError> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(state).map_err(failed("making the state directory"))?;
+        let path = fs::canonicalize(state).map_err(failed("finding the state directory"))?;
+        let state = Dir::at(&path).map_err(failed("opening the state directory"))?;
+        let functions = state.make("functions").map_err(must_be_there("functions/"))?;
+        let keys = node_keys(&state)?;
+        let base = open_base(&path, &state, &keys)?;
+        let registry = Self(Arc::new(Inner { path, state, functions, keys, base: Mutex::new(base), slots: Mutex::default() }));
+        registry.clear()?;
+        Ok(registry)
+    }
+
+    /// The functions that are here. One whose row is damaged is left out, and the log says so.
+    ///
+    /// # Errors
+    /// When the list cannot be read.
+    pub fn all(&self) -> Result<Vec<Record>, StoreError> {
+        Ok(self.rows()?.into_iter().filter_map(Result::ok).collect())
+    }
+
+    /// Adds a function. It is on the disk when this returns.
+    ///
+    /// # Errors
+    /// When it could not be; then nothing of it is there.
+    pub fn add(&self, new: New<'_>) -> Result<Record, StoreError> {
+        if new.head.len() > HEAD_BYTES_MAX {
+            return Err(StoreError::Full { limit: HEAD_BYTES_MAX as u64 });
+        }
+        let id = Id(seal::random()?);
+        let ends = milliseconds(new.ends);
+        let record = Record {
+            id,
+            invocation: new.invocation,
+            shutdown: new.shutdown,
+            ends: from_milliseconds(ends),
+            lifetime: Duration::from_millis(whole(new.lifetime)),
+            storage: new.storage,
+            head_bytes: new.head.len() as u64,
+            keep_awake: new.keep_awake,
+        };
+        let added = self.write_head(&record, &new).and_then(|data| {
+            let place = granted(&record);
+            let wrapped = seal::wrap(&new.key.derive(WRAP), "data key", &[&place], data.as_ref())?;
+            let own = match new.keep_awake {
+                true => self.0.keys.seal("own key", &[&id.0], new.key.reveal().as_bytes())?,
+                false => Vec::new(),
+            };
+            let used = Kept { used: Used::default(), floor: 0 }.seal(&Keys::new(&data, id))?;
+            self.change(|base| insert(base, &self.0.keys, &record, &wrapped, &own, &used))
+        });
+        if added.is_err() {
+            // What is left is removed at the next start.
+            let _ = self.0.functions.remove_all(&id.to_string());
+        }
+        added.map(|()| record)
+    }
+
+    fn write_head(&self, record: &Record, new: &New<'_>) -> Result<Zeroizing<[u8; 32]>, StoreError> {
+        let writing = failed("writing a function");
+        let data = Zeroizing::new(seal::random::<32>()?);
+        let sealed = Keys::new(&data, record.id).seal("head", &[], new.head)?;
+        let dir = self.0.functions.make(&record.id.to_string()).map_err(&writing)?;
+        let file = dir.create(HEAD).map_err(&writing)?;
+        file.write_all_at(&sealed, 0).map_err(&writing)?;
+        file.sync_all().map_err(&writing)?;
+        dir.sync().map_err(&writing)?;
+        self.0.functions.sync().map_err(&writing)?;
+        Ok(data)
+    }
+
+    /// What was given as a function's head.
+    ///
+    /// # Errors
+    /// `Damaged` with another function's key, or when it is not what it was.
+    pub fn head(&self, id: Id, key: &SealKey) -> Result<Vec<u8>, StoreError> {
+        let keys = self.keys(id, key)?;
+        let dir = self.0.functions.dir(&id.to_string()).map_err(must_be_there("a function's directory"))?;
+        let file = dir.file(HEAD).map_err(must_be_there("a function's head"))?;
+        let mut sealed = Vec::new();
+        io::Read::read_to_end(&mut io::Read::take(file, HEAD_BYTES_MAX as u64 + 64), &mut sealed).map_err(failed("reading a function"))?;
+        keys.open("head", &[], &sealed).ok_or_else(|| StoreError::damaged("a function's head"))
+    }
+
+    /// Gives a function another end.
+    ///
+    /// # Errors
+    /// When there is no such function, or it could not be written.
+    pub fn renew(&self, id: Id, ends: SystemTime) -> Result<(), StoreError> {
+        self.change(|base| {
+            let (mut record, sealed) = row(base, &self.0.keys, id)?;
+            record.ends = from_milliseconds(milliseconds(ends));
+            delete(base, id)?;
+            insert(base, &self.0.keys, &record, &sealed.wrapped, &sealed.own, &sealed.used)
+        })
+    }
+
+    /// Removes a function and all it stored: first its key, which makes the rest unreadable, then its files. Nothing happens when it is not
+    /// there.
+    ///
+    /// # Errors
+    /// When that could not be done; it is then done at the next start, if the row was gone.
+    pub fn remove(&self, id: Id) -> Result<(), StoreError> {
+        let there = self.change(|base| {
+            links::forget(base, id)?;
+            delete(base, id)
+        })?;
+        if there {
+            self.forget_log()?;
+        }
+        let slot = lock(&self.0.slots).remove(&id);
+        if let Some(slot) = slot {
+            slot.end();
+        }
+        let removing = failed("removing a function's files");
+        self.0.functions.remove_all(&id.to_string()).map_err(&removing)?;
+        self.0.functions.sync().map_err(&removing)
+    }
+
+    /// What a function has used.
+    ///
+    /// # Errors
+    /// As [`Registry::head`].
+    pub fn used(&self, id: Id, key: &SealKey) -> Result<Used, StoreError> {
+        let (record, sealed) = row(&lock(&self.0.base).connection, &self.0.keys, id)?;
+        Ok(Kept::open(&sealed.keys(&record, key)?, &sealed.used)?.used)
+    }
+
+    /// Writes what a function has used.
+    ///
+    /// # Errors
+    /// As [`Registry::head`], or when it could not be written.
+    pub fn set_used(&self, id: Id, key: &SealKey, used: Used) -> Result<(), StoreError> {
+        let slot = lock(&self.0.slots).get(&id).cloned();
+        let now = slot.map_or(0, |slot| slot.counter());
+        self.keep(id, |record, sealed| {
+            let keys = sealed.keys(record, key)?;
+            let floor = Kept::open(&keys, &sealed.used)?.floor;
+            // A store that has something was changed at least once; one that was only looked at stays without a floor.
+            Kept { used, floor: if floor == 0 { 0 } else { floor.max(now) } }.seal(&keys)
+        })
+    }
+
+    /// The key of a function that starts with the node.
+    ///
+    /// # Errors
+    /// When there is no such function, or its row is damaged.
+    pub fn own_key(&self, id: Id) -> Result<Option<SealKey>, StoreError> {
+        let (_, sealed) = row(&lock(&self.0.base).connection, &self.0.keys, id)?;
+        if sealed.own.is_empty() {
+            return Ok(None);
+        }
+        let damaged = || StoreError::damaged("the key of a function that starts with the node");
+        let text = self.0.keys.open("own key", &[&id.0], &sealed.own).map(Zeroizing::new).ok_or_else(damaged)?;
+        std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok()).map(Some).ok_or_else(damaged)
+    }
+
+    /// A function's store. Whoever opens it while it is open gets the same. Nothing is on the disk before something is stored.
+    ///
+    /// # Errors
+    /// When there is no such function, or it is not its key.
+    pub fn vault(&self, id: Id, key: &SealKey, limit: u64) -> Result<Vault, StoreError> {
+        let keys = self.keys(id, key)?;
+        let slot = lock(&self.0.slots).entry(id).or_default().clone();
+        Ok(Vault::open(self.clone(), slot, id, keys, limit, true))
+    }
+
+    /// A store that is removed when the last clone of it is dropped, or else when the node starts again. Its key is nowhere but in memory.
+    ///
+    /// # Errors
+    /// When the machine has no random bytes.
+    pub fn temporary(&self, limit: u64) -> Result<Vault, StoreError> {
+        let id = Id(seal::random()?);
+        let data = Zeroizing::new(seal::random::<32>()?);
+        Ok(Vault::open(self.clone(), Arc::default(), id, Keys::new(&data, id), limit, false))
+    }
+
+    /// The directory of a function's store, made if it is not there: that of a temporary one.
+    pub(super) fn directory(&self, id: Id) -> io::Result<(Dir, PathBuf)> {
+        Ok((self.0.functions.make(&id.to_string())?, self.0.path.join("functions").join(id.to_string())))
+    }
+
+    /// Removes the directory of a temporary store.
+    pub(super) fn drop_directory(&self, id: Id) {
+        // What is left is removed at the next start.
+        let _ = self.0.functions.remove_all(&id.to_string());
+    }
+
+    /// How far a function's store had come when something was last written here; 0 when it has none.
+    pub(super) fn floor(&self, id: Id, keys: &Keys) -> Result<u64, StoreError> {
+        let (_, sealed) = row(&lock(&self.0.base).connection, &self.0.keys, id)?;
+        Ok(Kept::open(keys, &sealed.used)?.floor)
+    }
+
+    /// Remembers that a function has a store.
+    pub(super) fn set_floor(&self, id: Id, keys: &Keys, floor: u64) -> Result<(), StoreError> {
+        self.keep(id, |_, sealed| Kept { used: Kept::open(keys, &sealed.used)?.used, floor }.seal(keys))
+    }
+
+    fn keep(&self, id: Id, used: impl FnOnce(&Record, &Sealed) -> Result<Vec<u8>, StoreError>) -> Result<(), StoreError> {
+        self.change(|base| {
+            let (record, sealed) = row(base, &self.0.keys, id)?;
+            let used = used(&record, &sealed)?;
+            base.execute("UPDATE functions SET used = ? WHERE id = ?", params![used, id.0]).map_err(base::failed(BASE))?;
+            Ok(())
+        })
+    }
+
+    fn keys(&self, id: Id, key: &SealKey) -> Result<Keys, StoreError> {
+        let (record, sealed) = row(&lock(&self.0.base).connection, &self.0.keys, id)?;
+        sealed.keys(&record, key)
+    }
+
+    fn rows(&self) -> Result<Vec<Result<Record, Id>>, StoreError> {
+        let base = lock(&self.0.base);
+        let mut statement = base.connection.prepare_cached(&format!("SELECT {COLUMNS} FROM functions")).map_err(base::failed(BASE))?;
+        let mut rows = statement.query([]).map_err(base::failed(BASE))?;
+        let mut all = Vec::new();
+        while let Some(row) = rows.next().map_err(base::failed(BASE))? {
+            let id = Id(row.get(0).map_err(base::failed(BASE))?);
+            all.push(read(row, &self.0.keys).map(|(record, _)| record).map_err(|_| id));
+        }
+        Ok(all)
+    }
+
+    pub(super) fn change<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let failed = base::failed(BASE);
+        let mut base = lock(&self.0.base);
+        let Base { connection, changes, mark } = &mut *base;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
+        let done = work(&transaction)?;
+        transaction.execute("UPDATE node SET changes = ?", [*changes as i64 + 1]).map_err(&failed)?;
+        transaction.commit().map_err(&failed)?;
+        *changes += 1;
+        mark.set(&self.0.keys, *changes);
+        Ok(done)
+    }
+
+    /// Empties the log, in which rows that were deleted may still be.
+    pub(super) fn forget_log(&self) -> Result<(), StoreError> {
+        let base = lock(&self.0.base);
+        base.connection.pragma_update_and_check(None, "wal_checkpoint", "TRUNCATE", |_| Ok(())).map_err(base::failed(BASE))
+    }
+
+    fn clear(&self) -> Result<(), StoreError> {
+        let now = SystemTime::now();
+        let mut keep = std::collections::HashSet::new();
+        for row in self.rows()? {
+            match row {
+                Ok(record) if record.ends <= now => self.remove(record.id)?,
+                Ok(record) => drop(keep.insert(record.id.to_string())),
+                Err(id) => {
+                    tracing::warn!(%id, "what is kept of a function is damaged; it is left as it is, and nobody can invoke it");
+                    keep.insert(id.to_string());
+                }
+            }
+        }
+        let clearing = failed("clearing the functions' directories");
+        for name in self.0.functions.names().map_err(&clearing)? {
+            if !keep.contains(&name) {
+                self.0.functions.remove_all(&name).map_err(&clearing)?;
+            }
+        }
+        self.0.functions.sync().map_err(&clearing)?;
+        self.0.state.sync().map_err(&clearing)
+    }
+}
+
+const COLUMNS: &str = "id, invocation, shutdown, ends, lifetime, storage, head, awake, wrapped, own, used, proof";
+
+/// What a row has sealed.
+struct Sealed {
+    wrapped: Vec<u8>,
+    own: Vec<u8>,
+    used: Vec<u8>,
+}
+
+impl Sealed {
+    fn keys(&self, record: &Record, key: &SealKey) -> Result<Keys, StoreError> {
+        let damaged = || StoreError::damaged("the key of a function");
+        let data = seal::unwrap(&key.derive(WRAP), "data key", &[&granted(record)], &self.wrapped).ok_or_else(damaged)?;
+        Ok(Keys::new(data.as_slice().try_into().map_err(|_| damaged())?, record.id))
+    }
+}
+
+impl Kept {
+    fn seal(&self, keys: &Keys) -> Result<Vec<u8>, StoreError> {
+        let numbers = [self.used.cpu_ms, self.used.traffic, self.floor];
+        keys.seal("used", &[], &numbers.map(u64::to_le_bytes).concat())
+    }
+
+    fn open(keys: &Keys, sealed: &[u8]) -> Result<Self, StoreError> {
+        let damaged = || StoreError::damaged("the account of a function");
+        let text = keys.open("used", &[], sealed).ok_or_else(damaged)?;
+        let (numbers, _) = text.as_chunks::<8>();
+        let &[cpu_ms, traffic, floor] = numbers else { return Err(damaged()) };
+        let number = u64::from_le_bytes;
+        Ok(Self { used: Used { cpu_ms: number(cpu_ms), traffic: number(traffic) }, floor: number(floor) })
+    }
+}
+
+/// What a data key is bound to: whoever can write the disk shall not hand one client's function to another, or grant it more.
+fn granted(record: &Record) -> Vec<u8> {
+    let mut place = record.id.0.to_vec();
+    place.extend_from_slice(record.invocation.to_string().as_bytes());
+    place.extend_from_slice(record.shutdown.to_string().as_bytes());
+    place.extend_from_slice(&whole(record.lifetime).to_le_bytes());
+    place.extend_from_slice(&record.storage.to_le_bytes());
+    place.extend_from_slice(&record.head_bytes.to_le_bytes());
+    place.push(record.keep_awake.into());
+    place
+}
+
+fn proof(keys: &Keys, record: &Record, wrapped: &[u8], own: &[u8]) -> [u8; 32] {
+    keys.leaf(0, &[&granted(record), &milliseconds(record.ends).to_le_bytes(), wrapped, own])
+}
+
+fn insert(base: &Connection, keys: &Keys, record: &Record, wrapped: &[u8], own: &[u8], used: &[u8]) -> Result<(), StoreError> {
+    base.prepare_cached(&format!("INSERT INTO functions ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"))
+        .and_then(|mut statement| {
+            statement.execute(params![
+                record.id.0,
+                record.invocation.to_string(),
+                record.shutdown.to_string(),
+                milliseconds(record.ends) as i64,
+                whole(record.lifetime) as i64,
+                record.storage as i64,
+                record.head_bytes as i64,
+                record.keep_awake,
+                wrapped,
+                own,
+                used,
+                proof(keys, record, wrapped, own),
+            ])
+        })
+        .map_err(base::failed(BASE))?;
+    Ok(())
+}
+
+fn delete(base: &Connection, id: Id) -> Result<bool, StoreError> {
+    base.execute("DELETE FROM functions WHERE id = ?", [id.0]).map(|rows| rows > 0).map_err(base::failed(BASE))
+}
+
+fn row(base: &Connection, keys: &Keys, id: Id) -> Result<(Record, Sealed), StoreError> {
+    base.prepare_cached(&format!("SELECT {COLUMNS} FROM functions WHERE id = ?"))
+        .and_then(|mut statement| statement.query_row([id.0], |row| Ok(read(row, keys))).optional())
+        .map_err(base::failed(BASE))?
+        .ok_or(StoreError::Missing)?
+}
+
+fn read(row: &Row<'_>, keys: &Keys) -> Result<(Record, Sealed), StoreError> {
+    let damaged = || StoreError::damaged("what the node knows of a function");
+    let fields = || -> rusqlite::Result<_> {
+        let sealed = Sealed { wrapped: row.get(8)?, own: row.get(9)?, used: row.get(10)? };
+        let numbers: [i64; 4] = [row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?];
+        Ok((row.get(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?, numbers, row.get(7)?, sealed, row.get::<_, [u8; 32]>(11)?))
+    };
+    let (id, invocation, shutdown, [ends, lifetime, storage, head], keep_awake, sealed, found) = fields().map_err(|_| damaged())?;
+    let record = Record {
+        id: Id(id),
+        invocation: invocation.parse().map_err(|_| damaged())?,
+        shutdown: shutdown.parse().map_err(|_| damaged())?,
+        ends: from_milliseconds(ends as u64),
+        lifetime: Duration::from_millis(lifetime as u64),
+        storage: storage as u64,
+        head_bytes: head as u64,
+        keep_awake,
+    };
+    if proof(keys, &record, &sealed.wrapped, &sealed.own) != found {
+        return Err(damaged());
+    }
+    Ok((record, sealed))
+}
+
+pub(super) fn milliseconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis().try_into().unwrap_or(i64::MAX as u64)).min(MILLISECONDS_MAX)
+}
+
+fn whole(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(MILLISECONDS_MAX).min(MILLISECONDS_MAX)
+}
+
+/// Some ten thousand years: a time that every machine can hold.
+const MILLISECONDS_MAX: u64 = 300_000_000_000_000;
+
+pub(super) fn from_milliseconds(milliseconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(milliseconds.min(MILLISECONDS_MAX))
+}
+
+/// The node's own key, made at its first start.
+fn node_keys(state: &Dir) -> Result<Keys, StoreError> {
+    let node = Id([0; 16]);
+    let made = failed("making the node's key");
+    if state.has(KEY).map_err(&made)? {
+        let mut text = Zeroizing::new(String::new());
+        let file = state.file(KEY).map_err(must_be_there(KEY))?;
+        io::Read::read_to_string(&mut io::Read::take(file, 80), &mut text).map_err(|_| StoreError::damaged(KEY))?;
+        let key = HEXLOWER.decode(text.trim_end().as_bytes()).map(Zeroizing::new).map_err(|_| StoreError::damaged(KEY))?;
+        return Ok(Keys::new(key.as_slice().try_into().map_err(|_| StoreError::damaged(KEY))?, node));
+    }
+    if state.has(BASE).map_err(&made)? {
+        return Err(StoreError::damaged(KEY));
+    }
+    let key = Zeroizing::new(seal::random::<32>()?);
+    let half = format!("{KEY}.new");
+    state.remove(&half).map_err(&made)?;
+    let file = state.create(&half).map_err(&made)?;
+    file.write_all_at(Zeroizing::new(format!("{}\n", HEXLOWER.encode(key.as_ref()))).as_bytes(), 0).map_err(&made)?;
+    file.sync_all().map_err(&made)?;
+    state.rename(&half, KEY).map_err(&made)?;
+    state.sync().map_err(&made)?;
+    Ok(Keys::new(&key, node))
+}
+
+fn open_base(path: &Path, state: &Dir, keys: &Keys) -> Result<Base, StoreError> {
+    let failed_base = base::failed(BASE);
+    let mark = Mark::read(state, MARK, keys)?;
+    if state.has(BASE).map_err(failed("looking for functions.db"))? {
+        state.file(BASE).map_err(must_be_there(BASE))?;
+    } else if mark.is_some() {
+        return Err(StoreError::damaged(BASE));
+    } else {
+        state.create(BASE).map_err(failed("making functions.db"))?;
+        state.sync().map_err(failed("making functions.db"))?;
+    }
+    let mut connection = base::open(&path.join(BASE), true).map_err(&failed_base)?;
+    if mark.is_none() && base::has_schema(&connection, &[]).map_err(&failed_base)? {
+        let transaction = connection.transaction().map_err(&failed_base)?;
+        for table in SCHEMA {
+            transaction.execute(table, []).map_err(&failed_base)?;
+        }
+        transaction.execute("INSERT INTO node VALUES (0, 0)", []).map_err(&failed_base)?;
+        transaction.commit().map_err(&failed_base)?;
+    }
+    if !base::has_schema(&connection, SCHEMA).map_err(&failed_base)? {
+        return Err(StoreError::damaged(BASE));
+    }
+    let changes: i64 = connection.query_row("SELECT changes FROM node", [], |row| row.get(0)).map_err(&failed_base)?;
+    let changes = changes as u64;
+    let mark = match mark {
+        Some((mark, seen)) if seen <= changes => mark,
+        None if changes == 0 => Mark::make(state, MARK, keys, 0)?,
+        // It is older than it was.
+        _ => return Err(StoreError::damaged(BASE)),
+    };
+    Ok(Base { connection, changes, mark })
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,134 @@
+//! Invocations whose client leaves.
+
+use std::time::Duration;
+
+use bento_proto::Outcome;
+use tokio::io::AsyncWriteExt;
+
+use crate::support::{Answer, Installed, Node, POLICY, ask, installed_at, random, until};
+
+const NEEDS: &str = "storage = \"4 MiB\"\ninvocations = 4\ncalls = [\"store.*\"]";
+
+const CODE: &str = r#"
+import time
+
+def double(api, seconds=0):
+    data = api.input.read()
+    time.sleep(seconds)
+    api.output.write(data + data)
+
+def wrong(api):
+    api.output.write(b"some")
+    raise ValueError("on purpose")
+
+def much(api):
+    for _ in range(100):
+        api.output.write(bytes(100_000))
+"#;
+
+fn name() -> String {
+    random()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Installed {
+    async fn detach(&self, id: &str, method: &str, arguments: &str, input: &'static [u8]) -> Answer {
+        let token = format!("Bearer {}", self.invocation.reveal());
+        let headers = [("authorization", token.as_str()), ("bento-arguments", arguments), ("bento-detach", id)];
+        ask(self.address, "POST", &format!("/v1/invoke/{method}"), &headers, input).await
+    }
+
+    async fn output(&self, id: &str, range: Option<&str>) -> Answer {
+        let token = format!("Bearer {}", self.invocation.reveal());
+        let headers: Vec<(&str, &str)> =
+            [("authorization", token.as_str())].into_iter().chain(range.map(|range| ("range", range))).collect();
+        ask(self.address, "GET", &format!("/v1/output/{id}?wait=20"), &headers, "").await
+    }
+
+    async fn forget(&self, id: &str) -> Answer {
+        let token = format!("Bearer {}", self.invocation.reveal());
+        ask(self.address, "DELETE", &format!("/v1/output/{id}"), &[("authorization", &token)], "").await
+    }
+}
+
+fn outcome(answer: &Answer) -> Outcome {
+    serde_json::from_slice(answer.headers["bento-outcome"].as_bytes()).unwrap()
+}
+
+#[tokio::test]
+async fn the_output_waits_for_its_client_and_can_be_fetched_in_parts_and_again_until_it_is_deleted() {
+    let node = Node::start(POLICY, "");
+    let mut function = installed_at(node.address, NEEDS, CODE).await;
+    let id = name();
+    let begun = function.detach(&id, "double", "{\"seconds\": 1}", b"0123456789").await;
+    assert_eq!((begun.status.as_u16(), begun.body), (202, format!("{{\"output\":\"{id}\"}}").into()));
+    let token = format!("Bearer {}", function.invocation.reveal());
+    let early = ask(node.address, "GET", &format!("/v1/output/{id}"), &[("authorization", &token)], "").await;
+    assert_eq!((early.status.as_u16(), early.headers["bento-output-bytes"].as_bytes()), (202, b"0".as_slice()));
+    assert_eq!(function.forget(&id).await.code(), "running");
+    // The same again is the same invocation.
+    assert_eq!(function.detach(&id, "double", "{}", b"other").await.status, 202);
+    let whole = function.output(&id, None).await;
+    assert_eq!((whole.status.as_u16(), whole.body.as_ref(), outcome(&whole)), (200, b"01234567890123456789".as_slice(), Outcome::Returned));
+    assert_eq!(function.detach(&id, "double", "{}", b"other").await.status, 202);
+
+    let node = node.killed_and_started();
+    function.address = node.address;
+    let part = function.output(&id, Some("bytes=15-")).await;
+    assert_eq!((part.status.as_u16(), part.body.as_ref()), (206, b"56789".as_slice()));
+    assert_eq!(part.headers["content-range"], "bytes 15-19/20");
+    let part = function.output(&id, Some("bytes=0-0")).await;
+    assert_eq!((part.status.as_u16(), part.body.as_ref()), (206, b"0".as_slice()));
+    let beyond = function.output(&id, Some("bytes=20-")).await;
+    assert_eq!((beyond.status.as_u16(), beyond.code().as_str()), (416, "range"));
+    assert_eq!(function.forget(&id).await.status, 204);
+    assert_eq!(function.output(&id, None).await.code(), "no-output");
+    assert_eq!(function.forget(&id).await.code(), "no-output");
+    assert_eq!(function.output("0", None).await.code(), "bad-request");
+}
+
+#[tokio::test]
+async fn how_it_ended_is_told_with_what_it_wrote() {
+    let node = Node::start(POLICY, "");
+    let mut function = installed_at(node.address, NEEDS, CODE).await;
+    let (wrong, much, slow) = (name(), name(), name());
+    assert_eq!(function.detach(&wrong, "wrong", "{}", b"").await.status, 202);
+    let ended = function.output(&wrong, None).await;
+    assert!(matches!(outcome(&ended), Outcome::Failed { error, .. } if error.contains("on purpose")));
+    assert_eq!(ended.body, "some");
+    assert_eq!(function.detach(&much, "much", "{}", b"").await.status, 202);
+    let full = function.output(&much, None).await;
+    assert_eq!(outcome(&full), Outcome::Killed { bound: bento_proto::Bound::Storage });
+    assert_eq!(function.forget(&much).await.status, 204);
+    // One that is under way when its node ends has failed, and says so.
+    assert_eq!(function.detach(&slow, "double", "{\"seconds\": 100}", b"x").await.status, 202);
+    let node = node.killed_and_started();
+    function.address = node.address;
+    let lost = function.output(&slow, None).await;
+    assert!(matches!(outcome(&lost), Outcome::Failed { error, .. } if error.contains("stopped")));
+    // Refused before it begins, it is not there.
+    let none = name();
+    assert_eq!(function.detach(&none, "nothing", "{}", b"").await.code(), "unknown-method");
+    assert_eq!(function.output(&none, None).await.code(), "no-output");
+    let poor = installed_at(node.address, "", CODE).await;
+    assert_eq!(poor.detach(&name(), "double", "{}", b"").await.code(), "bad-request");
+}
+
+#[tokio::test]
+async fn an_input_that_breaks_off_begins_nothing_that_is_kept() {
+    let node = Node::start(POLICY, "");
+    let function = installed_at(node.address, NEEDS, CODE).await;
+    let id = name();
+    let mut stream = tokio::net::TcpStream::connect(node.address).await.unwrap();
+    let head = format!(
+        "POST /v1/invoke/double HTTP/1.1\r\nhost: n\r\nauthorization: Bearer {}\r\nbento-detach: {id}\r\ncontent-length: 1000\r\n\r\nhalf",
+        function.invocation.reveal()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let node_pid = node.pid();
+    until("it begins", || !crate::support::descendants(node_pid, "python3.11").is_empty()).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    drop(stream);
+    let ended = function.output(&id, None).await;
+    assert!(matches!(outcome(&ended), Outcome::Failed { error, .. } if error.contains("cut off")), "{:?}", ended.body);
+    assert_eq!(ended.body, "");
+}

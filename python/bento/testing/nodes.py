@@ -1,0 +1,223 @@
+"""`FakeNode`: another node, which runs the code of real functions in the test's own process."""
+
+import _socket
+import base64
+import importlib.util
+import io
+import itertools
+import secrets
+import sys
+import tarfile
+import tempfile
+import threading
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from bento.api import check_ran
+from bento.testing.answers import Failure, received, served
+from bento.testing.store import FakeStore
+
+_numbers = itertools.count(1)
+_loading = threading.Lock()
+
+
+class Installed:
+    """A function on a `FakeNode`."""
+
+    def __init__(self, node: "FakeNode", bundle: bytes, invocation: str, shutdown: str) -> None:
+        self.node = node
+        self.invocation = invocation
+        self.shutdown = shutdown
+        self._directory = tempfile.TemporaryDirectory(prefix="bento-fake-")
+        home = Path(self._directory.name)
+        with tarfile.open(fileobj=io.BytesIO(bundle)) as archive:
+            for member in archive:
+                path = home / member.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(archive.extractfile(member).read())
+        self.manifest = tomllib.loads((home / "manifest.toml").read_text())
+        self.store = FakeStore(bytes_of(self.manifest.get("needs", {}).get("storage", "0 B")))
+        self.links: dict = {}
+        self.module = _loaded(home, self.manifest.get("code", "function.py"))
+
+    @property
+    def directory(self) -> Path:
+        """Where its files are."""
+        return Path(self._directory.name)
+
+
+class FakeNode:
+    """Another node.
+
+    `down`: whether it can be reached at all. `functions` has what is installed there, by invocation token. `nodes`: the nodes that
+    functions there reach. `before(method, arguments)` is called before each invocation; what it raises happens to the invocation: an
+    `Unreachable` breaks its connection. `invoked` counts invocations by method.
+    """
+
+    def __init__(self, name: str = "a node", *, nodes: "Mapping[str, FakeNode] | None" = None, functions_max: int = 50) -> None:
+        self.name = name
+        self.nodes = dict(nodes or {})
+        self.functions_max = functions_max
+        self.down = False
+        self.functions: dict[str, Installed] = {}
+        self.before: Callable[[str, dict], object] | None = None
+        self.invoked: dict[str, int] = {}
+
+    def install(self, bundle: bytes, invocation: str | None, shutdown: str | None) -> Installed:
+        """Installs a function."""
+        if len(self.functions) >= self.functions_max:
+            raise Failure("refused", f"this node takes {self.functions_max} functions at the same time")
+        made = Installed(self, bundle, invocation or _token("invoke"), shutdown or _token("shutdown"))
+        self.functions[made.invocation] = made
+        return made
+
+    def invoke(self, token: str, method: str, arguments: dict, stream: _socket.socket) -> dict:
+        """Runs a method to its end: its outcome."""
+        from bento.testing import FakeApi
+
+        function = self.functions.get(token)
+        if function is None:
+            return {"outcome": "refused", "text": "no function answers to this token"}
+        if method not in function.manifest["methods"]:
+            return {"outcome": "refused", "text": f"it has no method {method}"}
+        self.invoked[method] = self.invoked.get(method, 0) + 1
+        try:
+            if self.before is not None:
+                self.before(method, arguments)
+            api = FakeApi.from_manifest(function.directory, stream=stream, store=function.store, nodes=self.nodes, links=function.links)
+            check_ran(getattr(function.module, method)(api, **arguments))
+        except ConnectionError as error:
+            return {"outcome": "lost", "text": str(error)}
+        except BaseException as error:
+            return {"outcome": "failed", "text": f"{type(error).__name__}: {error}"}
+        if self.down:
+            return {"outcome": "lost", "text": "the connection broke"}
+        return {"outcome": "returned"}
+
+    def end(self, shutdown: str) -> None:
+        """Ends a function."""
+        for token, function in list(self.functions.items()):
+            if function.shutdown == shutdown:
+                del self.functions[token]
+                return
+        raise Failure("refused", "no function answers to this token")
+
+
+class Composed:
+    """The calls `nodes.…` of one `FakeApi`."""
+
+    def __init__(self, nodes: Mapping[str, FakeNode], installs: int | None) -> None:
+        self._nodes = nodes
+        self._installs = installs
+        self._uploads: dict[int, tuple[FakeNode, Installed | Failure | None, threading.Event]] = {}
+        self._outcomes: dict[int, tuple[dict, threading.Event]] = {}
+        self._made: list[tuple[FakeNode, str]] = []
+
+    def answer(self, name: str, arguments: dict) -> tuple[object, _socket.socket | None]:
+        """Does one of them."""
+        if name == "nodes.list":
+            return [{"name": node.name, "address": address} for address, node in self._nodes.items()], None
+        if name == "nodes.install":
+            return self._install(**arguments)
+        if name == "nodes.installed":
+            return self._installed(arguments["upload"]), None
+        if name == "nodes.invoke":
+            return self._invoke(**arguments)
+        if name == "nodes.outcome":
+            outcome, ended = self._outcomes.pop(arguments["invocation"])
+            ended.wait()
+            return outcome, None
+        if name == "nodes.shutdown":
+            self._reached(arguments["node"]).end(arguments["shutdown"])
+            return None, None
+        raise Failure("bad-call", f"there is no call {name}")
+
+    def _reached(self, address: str) -> FakeNode:
+        node = self._nodes.get(address)
+        if node is None or node.down:
+            raise Failure("unreachable", f"the node {address} could not be reached")
+        return node
+
+    def _install(self, node: str, bytes: int, invocation: str | None = None, shutdown: str | None = None) -> tuple[object, _socket.socket]:
+        found = self._reached(node)
+        installed = sum(1 for where, token in self._made if token in where.functions)
+        if self._installs is not None and installed >= self._installs:
+            raise Failure("refused", f"the grant covers {self._installs} functions on other nodes at the same time")
+        number = next(_numbers)
+        ended = threading.Event()
+
+        def receive(stream: _socket.socket) -> None:
+            try:
+                bundle = received(stream)
+                if len(bundle) != bytes:
+                    raise Failure("bad-call", f"{len(bundle)} bytes came, and not {bytes}")
+                made: object = found.install(bundle, invocation, shutdown)
+                self._made.append((found, made.invocation))
+            except Failure as failure:
+                made = failure
+            except Exception as error:
+                made = Failure("refused", f"its code could not be loaded: {error}")
+            self._uploads[number] = (found, made, ended)
+            ended.set()
+
+        self._uploads[number] = (found, None, ended)
+        return {"upload": number}, served(receive)
+
+    def _installed(self, upload: int) -> object:
+        node, _, ended = self._uploads[upload]
+        ended.wait()
+        _, made, _ = self._uploads.pop(upload)
+        if isinstance(made, Failure):
+            raise made
+        if node.down:
+            raise Failure("unreachable", "the connection to the node broke")
+        return {"invocation": made.invocation, "shutdown": made.shutdown, "status": {"name": made.manifest["name"]}}
+
+    def _invoke(self, node: str, invocation: str, method: str, arguments: dict, detach: str | None) -> tuple[object, _socket.socket]:
+        found = self._reached(node)
+        number = next(_numbers)
+        outcome: dict = {}
+        ended = threading.Event()
+        self._outcomes[number] = (outcome, ended)
+
+        def run(stream: _socket.socket) -> None:
+            try:
+                outcome.update(found.invoke(invocation, method, arguments, stream))
+                stream.shutdown(_socket.SHUT_WR)
+                while stream.recv(65_536):
+                    pass  # Unread input is read off, as the runtime does.
+            except OSError:
+                pass
+            finally:
+                ended.set()
+
+        return {"invocation": number}, served(run)
+
+
+def _token(kind: str) -> str:
+    return f"bento-{kind}-{base64.b32encode(secrets.token_bytes(32)).decode().rstrip('=').lower()}"
+
+
+def bytes_of(text: str) -> int:
+    """A manifest's size in bytes."""
+    number, unit = text.split()
+    return int(number) << 10 * ["B", "KiB", "MiB", "GiB", "TiB"].index(unit)
+
+
+def _loaded(home: Path, code: str) -> object:
+    """The module of a function; its own modules are imported with it, and taken out again: another function may have such names."""
+    with _loading:
+        before = set(sys.modules)
+        sys.path.insert(0, str(home))
+        try:
+            spec = importlib.util.spec_from_file_location(code.removesuffix(".py"), home / code)
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module
+            spec.loader.exec_module(module)
+        finally:
+            sys.path.remove(str(home))
+            for name in set(sys.modules) - before:
+                if str(getattr(sys.modules[name], "__file__", None)).startswith(str(home)):
+                    del sys.modules[name]
+        return module
