@@ -34,6 +34,10 @@ use crate::{
 /// Most results that may wait for a function to ask for them, of each kind. More than its connections it cannot begin at the same time anyway.
 const UNASKED_MAX: usize = 64;
 
+/// Part of the time that an invocation may be idle, for which another node is waited for: the function that waits must hear of it before its own
+/// invocation counts as idle.
+const PATIENCE: f32 = 0.75;
+
 /// Longest answer, in bytes of JSON. The rest of a frame is for what is around it.
 const ANSWER_BYTES_MAX: usize = FRAME_BYTES_MAX - 1024;
 
@@ -230,7 +234,7 @@ fn address(container: &Container, text: &str) -> Result<NodeAddress, CallError> 
 /// A client for one request of this function. That it is asked counts as traffic, also when nothing comes of it.
 async fn client(container: &Container) -> Result<Client, CallError> {
     container.meter.pass(Way::Sent, TRY_BYTES).await.map_err(|_| used_up())?;
-    let idle = container.node.limits.idle.duration();
+    let idle = container.node.limits.idle.duration().mul_f32(PATIENCE);
     let client = container.node.egress.socks().map_or_else(Client::direct, Client::over);
     let bounds = Bounds { answer: idle, idle, ..Bounds::default() };
     Ok(client.with_bounds(bounds).owned_by(container.isolation.clone()).through(container.depth.saturating_add(1)))

@@ -6,7 +6,7 @@ use bento_proto::{InvocationToken, ShutdownToken};
 use serde_json::{Value, json};
 use tokio::{io::AsyncReadExt, net::TcpListener};
 
-use crate::support::{Answer, Installed, Node, PATIENCE, POLICY, ask, bundle, installed_at, random};
+use crate::support::{Answer, Installed, Node, PATIENCE, POLICY, ask, bundle, installed_at, random, until};
 
 /// Does on other nodes what it is told, and writes what came of it.
 const COURIER: &str = r"
@@ -266,7 +266,7 @@ async fn a_node_that_is_not_there_or_says_nothing_is_told_and_nothing_hangs() {
             tokio::spawn(async move { stream.read_to_end(&mut Vec::new()).await });
         }
     });
-    let near = node(&[absent, silent], "", "[limits]\nidle = \"3 s\"");
+    let near = node(&[absent, silent], "", "[limits]\nidle = \"4 s\"");
     let courier = installed_at(near.address, NEEDS, COURIER).await;
     let archive = || bundle(ECHO_NEEDS, ECHO);
     for _ in 0..3 {
@@ -295,7 +295,6 @@ async fn a_node_that_dies_in_the_middle_loses_the_invocation_and_not_the_functio
     let slow = installed_by(&courier, far.address, bundle("lifetime = '5 min'", waits)).await;
     let lost = async { outcome(&courier, &slow, "slow", b"").await };
     let dies = async {
-        crate::support::until("it runs", || crate::support::descendants(far.pid(), "python3").len() == 1).await;
         while slow.status().await.invocations == 0 {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
@@ -308,6 +307,7 @@ async fn a_node_that_dies_in_the_middle_loses_the_invocation_and_not_the_functio
     let (lost, ()) = tokio::join!(lost, dies);
     assert_eq!((&lost["ok"]["outcome"], &lost["ok"]["kind"]), (&json!("lost"), &json!("failed")), "{lost}");
     assert_eq!(said(&courier.invoke("names", "{}").await)["ok"][0][0], "0");
+    until("nobody listens there", || std::net::TcpStream::connect(far.address).is_err()).await;
     let gone = outcome(&courier, &slow, "slow", b"").await;
     assert_eq!(gone["ok"]["kind"], "unreachable", "{gone}");
 }
