@@ -336,6 +336,17 @@ impl Run {
         let restarted = matches!(victim, Victim::Node | Victim::Start);
         if restarted {
             self.subject.start().await?;
+            // The functions are there. Others take their places, so that none meets a bound of its life.
+            for (number, function) in self.functions.iter().enumerate() {
+                let end = function.invoke(&self.subject.way, "hello", json!({ "name": "still" }), Sent::All(Vec::new())).await;
+                if end != End::Whole("still".into()) {
+                    found.push(format!("function {number}, installed before the node was killed, is lost: {end:?}"));
+                }
+                let end = function.end(&self.subject.way).await;
+                if !matches!(end, End::Whole(_)) {
+                    found.push(format!("function {number} could not be ended: {end:?}"));
+                }
+            }
             self.used.clear();
             if let Err(text) = self.install().await {
                 found.push(text);

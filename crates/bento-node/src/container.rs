@@ -18,7 +18,7 @@ use bento_proto::{Bound, Grant, Refusal, SealKey, Size, Span, bundle::Bundle, li
 use bento_tor::Isolation;
 
 use crate::{
-    archive::Room as BundleRoom,
+    archive,
     config::{Known, Limits},
     detached::Detached,
     egress::Egress,
@@ -52,7 +52,7 @@ pub struct Host {
     /// Nodes that functions are told of.
     pub nodes: Vec<Known>,
     /// The memory for bundles.
-    pub bundles: Arc<BundleRoom>,
+    pub bundles: Arc<archive::Room>,
     /// Bounds of the node.
     pub limits: Limits,
     /// Room for functions' streams to elsewhere.
@@ -78,6 +78,10 @@ pub struct Container {
     pub storing: Arc<Semaphore>,
     /// Keeps its circuits apart from every other function's.
     pub isolation: Isolation,
+    /// Through how many functions on other nodes it came.
+    pub depth: u32,
+    /// What it has on other nodes.
+    pub elsewhere: Elsewhere,
     /// Raised when it has come to its end; [`reason`](Self::reason) then says why.
     pub over: CancellationToken,
     /// What it keeps on disk.
@@ -86,10 +90,6 @@ pub struct Container {
     pub detached: Detached,
     /// Until when it is here.
     pub lease: Arc<Lease>,
-    /// How many functions stand between it and the client that began.
-    pub depth: u32,
-    /// What it has on other nodes.
-    pub elsewhere: Elsewhere,
     reason: OnceLock<Bound>,
     cpu_ms: AtomicU64,
     invocations: Arc<Semaphore>,
@@ -146,12 +146,12 @@ impl Container {
             image,
             node,
             isolation,
+            depth,
+            elsewhere: Elsewhere::default(),
             over: CancellationToken::new(),
             keep,
             detached: Detached::default(),
             lease,
-            depth,
-            elsewhere: Elsewhere::default(),
             reason: OnceLock::new(),
             cpu_ms: AtomicU64::new(used.cpu_ms),
             process: tokio::sync::Mutex::default(),

@@ -185,13 +185,38 @@ pub async fn run(
     ended
 }
 
-async fn prepare(config: &Config) -> Result<Prepared, RunError> {
+/// Erases all functions of a node that does not run. Says how many there were.
+///
+/// # Errors
+/// When it runs, or the disk fails.
+pub async fn forget(config: &Config) -> Result<usize, RunError> {
+    let _lock = locked(config)?;
+    let state = config.state.clone();
+    Ok(blocking(move || {
+        let registry = Registry::open(&state)?;
+        let all = registry.all()?;
+        for record in &all {
+            registry.remove(record.id)?;
+        }
+        Ok(all.len())
+    })
+    .await?)
+}
+
+/// The state directory, which nobody else has then.
+fn locked(config: &Config) -> Result<fs::File, RunError> {
     let state = |source| RunError::State { path: config.state.clone(), source };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.state).map_err(state)?;
     fs::set_permissions(&config.state, fs::Permissions::from_mode(0o700)).map_err(state)?;
     let lock =
         fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(config.state.join("lock")).map_err(state)?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| RunError::Running(config.state.clone()))?;
+    Ok(lock)
+}
+
+async fn prepare(config: &Config) -> Result<Prepared, RunError> {
+    let lock = locked(config)?;
+    let state = |source| RunError::State { path: config.state.clone(), source };
 
     // Before anything is started, since it may move this process to another group.
     let groups = Arc::new(Groups::new(&config.state));

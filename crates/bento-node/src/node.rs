@@ -310,15 +310,16 @@ impl Node {
         let opening = installed.container.get_or_try_init(|| async {
             let (registry, id, secret) = (self.host.registry.clone(), installed.record.id, key.clone());
             let (head, used) = blocking(move || Ok((registry.head(id, &secret)?, registry.used(id, &secret)?))).await.map_err(trouble)?;
+            let (depth, bundle) = head.split_first_chunk().ok_or(StartError::Trouble(Trouble::Late("a function's head")))?;
+            let depth = u32::from_le_bytes(*depth);
             let mut archive = Archive::new(self.bundles());
-            archive.push(&head).map_err(StartError::Refused)?;
-            // From how far it came was looked at when it came.
-            let (bundle, grant) = self.admit(&archive, 0)?;
+            archive.push(bundle).map_err(StartError::Refused)?;
+            let (bundle, grant) = self.admit(&archive, depth)?;
             let mut room = installed.room.lock().await;
             let mut taken = room.take().unwrap_or(Taken { place: None, bundle: None, storage: None });
             taken.bundle = archive.into_taken();
             let made = self.made(bundle, grant, &installed.invocation.to_string(), taken, Arc::clone(&installed.keep))?;
-            Ok(Container::new(Made { lease: Arc::clone(&installed.lease), used, ..made }, Arc::clone(&self.host)))
+            Ok(Container::new(Made { lease: Arc::clone(&installed.lease), used, depth, ..made }, Arc::clone(&self.host)))
         });
         opening.await.cloned()
     }
@@ -338,7 +339,7 @@ impl Node {
         if let Some(container) = self.same(&bundle, (invocation, shutdown), &key).await? {
             return Ok((container.status(Some(&key)).await, false));
         }
-        let head = archive.bytes().to_vec();
+        let head = [&depth.to_le_bytes(), archive.bytes()].concat();
         let room = self.room(&grant, archive)?;
         let keep = Arc::new(Keep::new(self.host.registry.clone(), grant.storage().as_bytes()));
         let mut made = self.made(bundle, grant, &invocation.to_string(), room, Arc::clone(&keep))?;

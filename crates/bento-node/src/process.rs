@@ -275,6 +275,11 @@ impl Process {
         let _ = self.link.send(&ToFunction::Cancel { cancel: number }, None).await;
     }
 
+    /// Its function's socket.
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
+    }
+
     /// Invocations going on.
     pub fn running(&self) -> usize {
         self.slots().as_ref().map_or(0, |slots| slots.open.len())
@@ -375,16 +380,6 @@ impl Process {
                             });
                         }
                     },
-                    name if remote::serves(name) => match remote::permit(container, name) {
-                        Err(error) => answer_call(&self.link, call.number, Err(error), None).await?,
-                        Ok(permits) => {
-                            let (process, container) = (Arc::clone(self), Arc::clone(container));
-                            calls.spawn(async move {
-                                remote::serve(&process, &container, &call).await;
-                                drop(permits);
-                            });
-                        }
-                    },
                     name if name.starts_with("store.") || name.starts_with("link.") => match storing::permit(container) {
                         Err(error) => answer_call(&self.link, call.number, Err(error), None).await?,
                         Ok(permit) => {
@@ -392,6 +387,16 @@ impl Process {
                             calls.spawn(async move {
                                 storing::serve(&process, &container, &call).await;
                                 drop(permit);
+                            });
+                        }
+                    },
+                    name if remote::serves(name) => match remote::permit(container, name) {
+                        Err(error) => answer_call(&self.link, call.number, Err(error), None).await?,
+                        Ok(permits) => {
+                            let (process, container) = (Arc::clone(self), Arc::clone(container));
+                            calls.spawn(async move {
+                                remote::serve(&process, &container, &call).await;
+                                drop(permits);
                             });
                         }
                     },
@@ -443,11 +448,6 @@ impl Process {
         }
         self.declared(call)?.kind.set(Kind { media, name }).map_err(|_| bad("the output's type is already declared"))?;
         Ok(Value::Null)
-    }
-
-    /// The link to the function, for answers to its calls.
-    pub(crate) fn link(&self) -> &Link {
-        &self.link
     }
 
     /// The key to what its function keeps.

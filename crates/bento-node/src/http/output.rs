@@ -205,7 +205,6 @@ fn failure(error: StoreError, most: usize) -> Failure {
     match error {
         StoreError::Busy => Refusal::Busy { what: "outputs of this function", limit: most as u64 }.into(),
         StoreError::Full { limit } => Refusal::Busy { what: "bytes of this function's storage", limit }.into(),
-        StoreError::Damaged { .. } => Problem::new("damaged", 500, error.to_string()).into(),
         error => trouble(error).into(),
     }
 }

@@ -15,7 +15,7 @@ fn add(registry: &Registry, n: u8) -> Record {
         invocation: InvocationToken::from_random([n; 32]).digest(),
         shutdown: ShutdownToken::from_random([n; 32]).digest(),
         ends: SystemTime::now() + Duration::from_secs(3600),
-        lifetime: Duration::from_secs(3600),
+        lifetime: std::time::Duration::from_secs(3600),
         storage: 1 << 20,
         keep_awake: n % 2 == 1,
         key: &key(n),
