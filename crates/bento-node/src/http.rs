@@ -32,8 +32,8 @@ use crate::{archive::Archive, jail::Trouble, node::Node, process::StartError};
 pub use session::{Listener, operator, serve};
 
 const INVOCATION_DIGEST: HeaderName = HeaderName::from_static("bento-invocation-digest");
-const DEPTH: HeaderName = HeaderName::from_static("bento-depth");
 const SHUTDOWN_DIGEST: HeaderName = HeaderName::from_static("bento-shutdown-digest");
+const DEPTH: HeaderName = HeaderName::from_static("bento-depth");
 const SEAL: HeaderName = HeaderName::from_static("bento-seal");
 
 /// An answer that is an error.

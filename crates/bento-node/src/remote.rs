@@ -34,6 +34,10 @@ use crate::{
 /// Most results that may wait for a function to ask for them, of each kind. More than its connections it cannot begin at the same time anyway.
 const UNASKED_MAX: usize = 64;
 
+/// Part of the time that an invocation may be idle, for which another node is waited for: the function that waits must hear of it before its own
+/// invocation counts as idle.
+const PATIENCE: f32 = 0.75;
+
 /// Longest answer, in bytes of JSON. The rest of a frame is for what is around it.
 const ANSWER_BYTES_MAX: usize = FRAME_BYTES_MAX - 1024;
 
@@ -162,7 +166,13 @@ pub(crate) fn permit(container: &Container, call: &str) -> Result<Option<(OwnedS
 
 /// Does what a call asks for, until the last byte of its stream.
 pub(crate) async fn serve(process: &Process, container: &Container, call: &Call) {
-    let served = match container.grant.permits_call(&call.name) {
+    // What ends another call is allowed with it.
+    let named = match call.name.as_str() {
+        "nodes.installed" => "nodes.install",
+        "nodes.outcome" => "nodes.invoke",
+        name => name,
+    };
+    let served = match container.grant.permits_call(named) {
         Err(refusal) => Err(CallError::new(CallErrorKind::Refused, refusal.to_string())),
         Ok(()) => match call.name.as_str() {
             "nodes.list" => list(container).map(Some),
@@ -224,7 +234,7 @@ fn address(container: &Container, text: &str) -> Result<NodeAddress, CallError> 
 /// A client for one request of this function. That it is asked counts as traffic, also when nothing comes of it.
 async fn client(container: &Container) -> Result<Client, CallError> {
     container.meter.pass(Way::Sent, TRY_BYTES).await.map_err(|_| used_up())?;
-    let idle = container.node.limits.idle.duration();
+    let idle = container.node.limits.idle.duration().mul_f32(PATIENCE);
     let client = container.node.egress.socks().map_or_else(Client::direct, Client::over);
     let bounds = Bounds { answer: idle, idle, ..Bounds::default() };
     Ok(client.with_bounds(bounds).owned_by(container.isolation.clone()).through(container.depth.saturating_add(1)))

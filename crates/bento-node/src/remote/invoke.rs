@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::io::StreamReader;
 
-use bento::{ClientError, Input, NodeAddress, Part};
+use bento::{ClientError, Input, NodeAddress, OutputId, Part};
 use bento_proto::{
     InvocationToken, Outcome,
     limits::{ERROR_CHARS_MAX, TRACEBACK_CHARS_MAX},
@@ -56,15 +56,13 @@ pub(super) async fn begin(process: &Process, container: &Container, call: &Call)
     let Order { node, invocation, method, arguments, detach } = call.arguments(TAKES)?;
     let node = address(container, &node)?;
     let token: InvocationToken = invocation.parse().map_err(bad_call)?;
-    if detach.is_some() {
-        return Err(CallError::new(CallErrorKind::BadCall, "this node does not detach invocations on other nodes"));
-    }
+    let detach: Option<OutputId> = detach.map(|id| id.parse()).transpose().map_err(|error| trouble(&error))?;
     let mut order = bento::Call::new(method);
     (order.arguments, order.within) = (arguments, Some(container.remaining().duration()));
     let (number, result) = process.begun.invocations.begin()?;
     match hand_over(process, call, json!({"invocation": number})).await {
         Ok(stream) => {
-            let outcome = invoke(container, &node, &token, order, stream).await;
+            let outcome = invoke(container, &node, &token, (order, detach), stream).await;
             let _ = result.send(outcome);
             Ok(())
         }
@@ -85,27 +83,36 @@ async fn invoke(
     container: &Container,
     node: &NodeAddress,
     token: &InvocationToken,
-    mut call: bento::Call,
+    (mut call, detach): (bento::Call, Option<OutputId>),
     stream: UnixStream,
 ) -> Result<Value, CallError> {
     let client = client(container).await?;
     let (reads, mut writes) = stream.into_split();
     call.input = input(reads, Arc::clone(&container.meter));
     let ended = async {
+        if let Some(id) = detach {
+            client.detach(node, token, id, call).await.map_err(NoOutcome::Theirs)?;
+            return Ok(None);
+        }
         let mut output = client.invoke(node, token, call).await.map_err(NoOutcome::Theirs)?;
         loop {
             match output.next().await.map_err(NoOutcome::Theirs)? {
                 Part::Bytes(bytes) => pass_on(&mut writes, &bytes, &container.meter).await.map_err(NoOutcome::Own)?,
-                Part::End(outcome) => return Ok(outcome),
+                Part::End(outcome) => return Ok(Some(outcome)),
             }
         }
     };
     let told = match ended.await {
-        Ok(outcome) | Err(NoOutcome::Theirs(ClientError::Ended(outcome))) => outcome_of(outcome),
+        Ok(None) => json!({"outcome": "detached"}),
+        Ok(Some(outcome)) | Err(NoOutcome::Theirs(ClientError::Ended(outcome))) => outcome_of(outcome),
         Err(NoOutcome::Theirs(ClientError::Refused(problem))) => {
             json!({"outcome": "refused", "code": clip(problem.code(), 64), "text": clip(&problem.detail, ERROR_CHARS_MAX)})
         }
-        Err(NoOutcome::Theirs(error)) => return Err(trouble(&error)),
+        Err(NoOutcome::Theirs(error @ ClientError::Request(_))) => return Err(trouble(&error)),
+        Err(NoOutcome::Theirs(error)) => {
+            let CallError { kind, text } = trouble(&error);
+            json!({"outcome": "lost", "kind": kind, "text": text})
+        }
         Err(NoOutcome::Own(error)) => return Err(error),
     };
     fitting(told)
@@ -113,13 +120,13 @@ async fn invoke(
 
 /// In the lengths in which this node's own outcomes travel.
 fn outcome_of(outcome: Outcome) -> Value {
-    let outcome = match outcome {
+    match outcome {
+        Outcome::Returned => json!({"outcome": "returned"}),
         Outcome::Failed { error, traceback } => {
-            Outcome::Failed { error: clip(&error, ERROR_CHARS_MAX), traceback: clip(&traceback, TRACEBACK_CHARS_MAX) }
+            json!({"outcome": "failed", "text": clip(&error, ERROR_CHARS_MAX), "traceback": clip(&traceback, TRACEBACK_CHARS_MAX)})
         }
-        other => other,
-    };
-    json!(outcome)
+        Outcome::Killed { bound } => json!({"outcome": "killed", "text": bound.to_string(), "bound": bound}),
+    }
 }
 
 async fn pass_on(writes: &mut OwnedWriteHalf, bytes: &Bytes, meter: &Meter) -> Result<(), CallError> {
