@@ -26,7 +26,7 @@ fn add(registry: &Registry, n: u8) -> Record {
 fn get(store: &Store, name: &str) -> Result<Vec<u8>, StoreError> {
     let mut reader = store.reader(name, 0, None)?;
     let mut all = Vec::new();
-    while let Some(piece) = reader.next()? {
+    while let Some(piece) = reader.piece()? {
         all.extend_from_slice(&piece);
     }
     assert_eq!(all.len() as u64, reader.size());
@@ -50,7 +50,7 @@ fn what_was_put_is_there_after_a_restart() {
     }
     drop(registry);
     let registry = Registry::open(state.path()).unwrap();
-    assert_eq!(registry.all().unwrap(), [record.clone()]);
+    assert_eq!(registry.all().unwrap(), std::slice::from_ref(&record));
     assert_eq!(registry.head(record.id, &key(1)).unwrap(), b"the head");
     assert!(matches!(registry.head(record.id, &key(2)), Err(StoreError::Damaged { .. })));
     assert_eq!(registry.own_key(record.id).unwrap(), Some(key(1)));
