@@ -6,7 +6,7 @@
 mod rows;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs, io,
     os::unix::fs::{DirBuilderExt, FileExt},
     path::{Path, PathBuf},
@@ -128,6 +128,14 @@ impl Registry {
     /// When the list cannot be read.
     pub fn all(&self) -> Result<Vec<Record>, StoreError> {
         Ok(self.rows()?.into_iter().filter_map(Result::ok).collect())
+    }
+
+    /// How many functions there are that cannot be used, since what the node knows of them is damaged.
+    ///
+    /// # Errors
+    /// When the list cannot be read.
+    pub fn damaged(&self) -> Result<usize, StoreError> {
+        Ok(self.rows()?.iter().filter(|row| row.is_err()).count())
     }
 
     /// Adds a function. It is on the disk when this returns.
@@ -304,7 +312,7 @@ impl Registry {
         self.keep(id, |_, sealed| Kept { used: Kept::open(keys, &sealed.used)?.used, floor }.seal(keys))
     }
 
-    fn keep(&self, id: Id, used: impl FnOnce(&Record, &Sealed) -> Result<Vec<u8>, StoreError>) -> Result<(), StoreError> {
+    fn keep(&self, id: Id, used: impl Fn(&Record, &Sealed) -> Result<Vec<u8>, StoreError>) -> Result<(), StoreError> {
         self.change(|base| {
             let (record, sealed) = row(base, &self.0.keys, id)?;
             let used = used(&record, &sealed)?;
@@ -330,10 +338,18 @@ impl Registry {
         Ok(all)
     }
 
-    fn change<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let failed = base::failed(BASE);
+    fn change<T>(&self, work: impl Fn(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let mut base = lock(&self.0.base);
-        let Base { connection, changes, mark } = &mut *base;
+        match self.try_change(&mut base, &work) {
+            // There may be room once the log is empty; removing a function should never fail for want of it.
+            Err(StoreError::DiskFull) if base::empty_log(&base.connection).is_ok() => self.try_change(&mut base, &work),
+            done => done,
+        }
+    }
+
+    fn try_change<T>(&self, base: &mut Base, work: impl Fn(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let failed = base::failed(BASE);
+        let Base { connection, changes, mark } = base;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
         let done = work(&transaction)?;
         transaction.execute("UPDATE node SET changes = ?", [*changes as i64 + 1]).map_err(&failed)?;
@@ -346,21 +362,26 @@ impl Registry {
     /// Empties the log, in which rows that were deleted may still be.
     fn forget_log(&self) -> Result<(), StoreError> {
         let base = lock(&self.0.base);
-        base.connection.pragma_update_and_check(None, "wal_checkpoint", "TRUNCATE", |_| Ok(())).map_err(base::failed(BASE))
+        base::empty_log(&base.connection).map_err(base::failed(BASE))
     }
 
     fn clear(&self) -> Result<(), StoreError> {
         let now = SystemTime::now();
-        let mut keep = std::collections::HashSet::new();
+        let mut keep = HashSet::new();
+        let mut damaged = false;
         for row in self.rows()? {
             match row {
                 Ok(record) if record.ends <= now => self.remove(record.id)?,
                 Ok(record) => drop(keep.insert(record.id.to_string())),
                 Err(id) => {
                     tracing::warn!(%id, "what is kept of a function is damaged; it is left as it is, and nobody can invoke it");
-                    keep.insert(id.to_string());
+                    damaged = true;
                 }
             }
+        }
+        if damaged {
+            // Its name may be what is damaged: nothing is removed that may be its.
+            return Ok(());
         }
         let clearing = failed("clearing the functions' directories");
         for name in self.0.functions.names().map_err(&clearing)? {
@@ -381,7 +402,7 @@ fn node_keys(state: &Dir) -> Result<Keys, StoreError> {
         let mut text = Zeroizing::new(String::new());
         let file = state.file(KEY).map_err(must_be_there(KEY))?;
         io::Read::read_to_string(&mut io::Read::take(file, 80), &mut text).map_err(|_| StoreError::damaged(KEY))?;
-        let key = HEXLOWER.decode(text.trim_end().as_bytes()).map(Zeroizing::new).map_err(|_| StoreError::damaged(KEY))?;
+        let key = HEXLOWER.decode(text.as_bytes()).map(Zeroizing::new).map_err(|_| StoreError::damaged(KEY))?;
         return Ok(Keys::new(key.as_slice().try_into().map_err(|_| StoreError::damaged(KEY))?, node));
     }
     if state.has(BASE).map_err(&made)? {
@@ -391,7 +412,7 @@ fn node_keys(state: &Dir) -> Result<Keys, StoreError> {
     let half = format!("{KEY}.new");
     state.remove(&half).map_err(&made)?;
     let file = state.create(&half).map_err(&made)?;
-    file.write_all_at(Zeroizing::new(format!("{}\n", HEXLOWER.encode(key.as_ref()))).as_bytes(), 0).map_err(&made)?;
+    file.write_all_at(Zeroizing::new(HEXLOWER.encode(key.as_ref())).as_bytes(), 0).map_err(&made)?;
     file.sync_all().map_err(&made)?;
     state.rename(&half, KEY).map_err(&made)?;
     state.sync().map_err(&made)?;

@@ -115,6 +115,22 @@ impl Inner {
         old: Option<&Meta>,
         new: Option<(&Meta, &[u8], &[TagBytes])>,
     ) -> Result<(), StoreError> {
+        match self.try_replace(state, key, old, new) {
+            // There may be room once the log is empty; deleting should not fail for want of it.
+            Err(StoreError::DiskFull) if state.base.as_ref().is_some_and(|base| base::empty_log(&base.connection).is_ok()) => {
+                self.try_replace(state, key, old, new)
+            }
+            done => done,
+        }
+    }
+
+    fn try_replace(
+        &self,
+        state: &mut State,
+        key: &Key,
+        old: Option<&Meta>,
+        new: Option<(&Meta, &[u8], &[TagBytes])>,
+    ) -> Result<(), StoreError> {
         let broken = base::failed(BASE);
         let State { base: Some(base), root: Some(known), .. } = &mut *state else { return Err(StoreError::Missing) };
         let mut root = known.clone();
@@ -146,7 +162,10 @@ impl Inner {
                     .and_then(|mut statement| statement.execute(params![key, sealed, tail]))
                     .map_err(&broken)?;
             }
-            None => drop(transaction.execute("DELETE FROM objects WHERE key = ?", [key]).map_err(&broken)?),
+            None => {
+                transaction.execute("DELETE FROM objects WHERE key = ?", [key]).map_err(&broken)?;
+                base::shrink(&transaction).map_err(&broken)?;
+            }
         }
         let sealed_root = root.seal(&self.keys)?;
         transaction
@@ -154,10 +173,13 @@ impl Inner {
             .and_then(|mut statement| statement.execute([&sealed_root]))
             .map_err(&broken)?;
         if let Err(error) = transaction.commit() {
-            // It may or may not be there. The next who asks looks.
-            state.perhaps = Some(root);
-            state.base = None;
-            return Err(broken(error));
+            let error = broken(error);
+            // Without room for it, it is not there. Otherwise it may or may not be; the next who asks looks.
+            if !matches!(error, StoreError::DiskFull) {
+                state.perhaps = Some(root);
+                state.base = None;
+            }
+            return Err(error);
         }
         base.mark.set(&self.keys, root.counter);
         state.root = Some(root);
