@@ -79,7 +79,7 @@ fn what_was_removed_is_gone_for_whoever_has_it_open_too_and_nothing_of_its_key_i
     assert!(matches!(registry.vault(goes.id, &key(1), LIMIT).map(drop), Err(StoreError::Missing)));
     assert!(matches!(registry.own_key(goes.id), Err(StoreError::Missing)));
     assert!(!state.path().join("functions").join(goes.id.to_string()).exists());
-    assert_eq!(registry.all().unwrap(), [stays.clone()]);
+    assert_eq!(registry.all().unwrap(), std::slice::from_ref(&stays));
     assert_eq!(get(&store(&registry, &stays, 2), "a").unwrap(), b"stays");
 }
 
@@ -117,7 +117,7 @@ fn what_a_crash_left_half_made_is_cleared_away() {
     // A store that sleeps is not touched before it is opened.
     assert_eq!(files(&objects).len(), 2);
     assert_eq!(get(&store(&registry, &record, 2), "a").unwrap(), bytes(1, 100_000));
-    assert_eq!(files(&objects), [object.clone()]);
+    assert_eq!(files(&objects), std::slice::from_ref(&object));
     assert_eq!(fs::read(&object).unwrap(), whole);
 }
 
