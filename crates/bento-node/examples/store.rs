@@ -41,7 +41,7 @@ fn main() -> Done {
 
     // One round first whose numbers are thrown away. Ours and theirs by turns, so that both see the same disk.
     for round in 0..=rounds {
-        let mut say = |what: &str, who: &str, took: Duration| -> Done {
+        let say = |what: &str, who: &str, took: Duration| -> Done {
             if round > 0 {
                 writeln!(std::io::stdout(), "{what} {who} {}", took.as_secs_f64())?;
             }

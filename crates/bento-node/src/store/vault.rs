@@ -4,7 +4,6 @@ mod opening;
 mod records;
 
 use std::{
-    cmp::Ordering as Compared,
     collections::{BinaryHeap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, Weak,
@@ -84,7 +83,21 @@ pub(super) struct State {
     pub(super) reserved: u64,
     limit: u64,
     users: usize,
+    window: Option<Window>,
 }
+
+/// A part of a list that was made before. Names lie in no order, so each part costs a look at all of them.
+struct Window {
+    counter: u64,
+    space: u8,
+    prefix: String,
+    after: Option<String>,
+    entries: Vec<(String, u64)>,
+    more: bool,
+}
+
+/// Entries of such a part: at most 600 KiB of names, for a function that is awake.
+pub(super) const WINDOW: usize = 1024;
 
 struct Base {
     connection: Connection,
@@ -199,26 +212,38 @@ impl Store {
     /// # Errors
     /// `Damaged`.
     pub fn list(&self, prefix: &str, after: Option<&str>, most: usize) -> Result<(Vec<(String, u64)>, bool), StoreError> {
-        /// Compared by name; the greatest of those kept goes first.
-        #[derive(Eq, Ord, PartialEq, PartialOrd)]
-        struct Found(String, u64);
-        let state = self.inner.state(false)?;
-        let mut found = BinaryHeap::new();
+        let mut state = self.inner.state(false)?;
+        let counter = state.root.as_ref().map_or(0, |root| root.counter);
+        let known =
+            state.window.as_ref().filter(|window| window.counter == counter && window.space == self.space && window.prefix == prefix);
+        if let Some(page) = known.and_then(|window| window.page(after, most)) {
+            return Ok(page);
+        }
+        let keep = most.max(WINDOW);
+        let mut first = BinaryHeap::new();
         let mut more = false;
         self.inner.each(&state, |_, _, meta| {
-            let wanted = meta.space == self.space
-                && meta.name.starts_with(prefix)
-                && after.is_none_or(|after| meta.name.as_str().cmp(after) == Compared::Greater);
-            if wanted {
+            if meta.space == self.space && meta.name.starts_with(prefix) && after.is_none_or(|after| meta.name.as_str() > after) {
                 let bytes = meta.bytes();
-                found.push(Found(meta.name, bytes));
-                if found.len() > most {
+                first.push((meta.name, bytes));
+                // The greatest of those kept goes.
+                if first.len() > keep {
                     more = true;
-                    found.pop();
+                    first.pop();
                 }
             }
         })?;
-        Ok((found.into_sorted_vec().into_iter().map(|Found(name, bytes)| (name, bytes)).collect(), more))
+        let window = Window {
+            counter,
+            space: self.space,
+            prefix: prefix.into(),
+            after: after.map(Into::into),
+            entries: first.into_sorted_vec(),
+            more,
+        };
+        let page = window.page(after, most).unwrap_or_default();
+        state.window = Some(window);
+        Ok(page)
     }
 
     /// How much is stored.
@@ -228,6 +253,18 @@ impl Store {
     pub fn usage(&self) -> Result<Usage, StoreError> {
         let state = self.inner.state(false)?;
         Ok(Usage { used: state.used(), limit: state.limit })
+    }
+}
+
+impl Window {
+    /// What comes after a name, if all of it is here.
+    fn page(&self, after: Option<&str>, most: usize) -> Option<(Vec<(String, u64)>, bool)> {
+        if after < self.after.as_deref() {
+            return None;
+        }
+        let rest = &self.entries[self.entries.partition_point(|(name, _)| after.is_some_and(|after| name.as_str() <= after))..];
+        let page = &rest[..rest.len().min(most)];
+        (page.len() == most || !self.more).then(|| (page.to_vec(), self.more || rest.len() > most))
     }
 }
 
@@ -283,6 +320,7 @@ impl Drop for Inner {
         state.users -= 1;
         if state.users == 0 {
             state.base = None;
+            state.window = None;
             if !self.durable {
                 self.registry.drop_directory(self.id);
             }
