@@ -185,7 +185,7 @@ async fn state(store: &Store, id: &OutputId) -> Result<Option<Vec<u8>>, Failure>
     let (store, name) = (store.clone(), id.state());
     let read = blocking(move || {
         let (mut reader, mut text) = (store.reader(&name, 0, None)?, Vec::new());
-        while let Some(piece) = reader.next()? {
+        while let Some(piece) = reader.piece()? {
             text.extend_from_slice(&piece);
         }
         Ok(text)
@@ -328,7 +328,7 @@ struct Kept {
 impl Kept {
     async fn step(mut self) -> Option<(Result<Frame<Bytes>, &'static str>, Self)> {
         let mut reader = self.reader.take()?;
-        let read = blocking(move || reader.next().map(|piece| (piece, reader))).await;
+        let read = blocking(move || reader.piece().map(|piece| (piece, reader))).await;
         match read {
             Ok((None, _)) => None,
             Ok((Some(piece), reader)) => {
