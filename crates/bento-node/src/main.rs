@@ -235,6 +235,9 @@ async fn status(path: PathBuf) -> Result<(), Said> {
     })?;
     println!("version      {}", status.version);
     println!("address      {}", status.onion.as_deref().unwrap_or("not published at the moment"));
+    if status.published_again > 0 {
+        println!("             published again {} times, since nobody reached it; the log says when and why", status.published_again);
+    }
     println!("up           {}", status.up);
     println!("functions    {} of at most {}, {} awake", status.functions, status.functions_max, status.awake);
     println!("installs     {} of at most {} in 24 hours", status.functions_today, status.functions_per_day);

@@ -61,6 +61,8 @@ pub struct Node {
     runs: Mutex<Vec<Weak<Container>>>,
     isolations: AtomicU64,
     onion: Mutex<Option<String>>,
+    /// How often the onion service was published again because nobody could reach it.
+    pub(crate) published_again: AtomicU64,
     /// Raised when no new work is taken.
     pub stopping: CancellationToken,
     /// Sessions open right now.
@@ -77,6 +79,9 @@ pub struct NodeStatus {
     pub version: String,
     /// Its onion service, when it is published.
     pub onion: Option<String>,
+    /// How often that was published again because it was not reached.
+    #[serde(default)]
+    pub published_again: u64,
     /// Time since start.
     pub up: Span,
     /// Functions installed.
@@ -157,6 +162,7 @@ impl Node {
             runs: Mutex::default(),
             isolations: AtomicU64::new(0),
             onion: Mutex::default(),
+            published_again: AtomicU64::new(0),
             stopping: CancellationToken::new(),
             sessions: TaskTracker::new(),
             born: Instant::now(),
@@ -242,6 +248,7 @@ impl Node {
         NodeStatus {
             version: env!("CARGO_PKG_VERSION").into(),
             onion: self.onion.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            published_again: self.published_again.load(Ordering::Relaxed),
             up: Span::seconds(self.born.elapsed().as_secs()),
             awake: functions.iter().filter_map(|installed| installed.container.get()).filter(|container| container.is_awake()).count(),
             functions: functions.len(),

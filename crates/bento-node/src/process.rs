@@ -155,6 +155,10 @@ impl Process {
             jail.settle().await;
             return Err(error);
         }
+        // Its rest begins now: what it took to load is no time in which nobody wanted it.
+        if let Some(slots) = &mut *process.slots() {
+            slots.since = Instant::now();
+        }
         tokio::spawn(Arc::clone(&process).supervise(Arc::clone(container), jail));
         Ok(process)
     }
