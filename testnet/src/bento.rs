@@ -82,7 +82,7 @@ impl Node {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(doing())?;
         let lines: Vec<String> = network.torrc_lines().iter().map(|line| format!("{line:?}")).collect();
         let config = format!(
-            "name = {name:?}\nstate = \"state\"\nnameservers = [\"{}\"]\n[tor]\nlines = [{}]\n[images.python3]\n[images.shard]\npackages = [\"zfec\", \"cryptography\", \"_cffi_backend\"]\n[images.web]\npackages = [{}]\ncertificates = {:?}\n",
+            "name = {name:?}\nstate = \"state\"\nnameservers = [\"{}\"]\n[tor]\nlines = [{}]\n[images.python3]\n[images.shard]\npackages = [\"zfec\", \"nacl\", \"_cffi_backend\"]\n[images.web]\npackages = [{}]\ncertificates = {:?}\n",
             network.names().address(),
             lines.join(", "),
             WEB.map(|package| format!("{package:?}")).join(", "),

@@ -302,3 +302,13 @@ def test_its_dropbox_is_the_dropbox():
 def test_a_recipe_is_small(world):
     recipe = world.put(DATA, n=8, k=5)
     assert len(json.dumps(recipe)) < 500 + 8 * 420
+
+
+def test_keys_are_derived_as_rfc_5869_has_it():
+    from sealing import _derived
+
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+    for key, info in ((bytes(32), b""), (bytes(range(32)), b"bento shard 1 7")):
+        assert _derived(key, info) == HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(key)

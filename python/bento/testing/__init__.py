@@ -119,6 +119,7 @@ class FakeApi(Api):
             options["storage"] = manifest.storage
         api = cls(input, **{"installs": manifest.installs} | options)
         api._manifest = manifest
+        api._composed = Composed(options.get("nodes") or {}, api._composed.installs, manifest.needs)
         return api
 
     def next(self, input: bytes | Iterable[bytes] = b"") -> "FakeApi":
@@ -285,6 +286,7 @@ class _Manifest:
 
     def __init__(self, path: Path) -> None:
         needs = tomllib.loads(path.read_text(encoding="utf-8")).get("needs", {})
+        self.needs = needs
         self._calls: list[str] = needs.get("calls", [])
         self._connect = ExitPolicy(needs.get("connect", []))
         self.storage = bytes_of(needs.get("storage", "0 B"))
