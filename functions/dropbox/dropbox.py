@@ -191,7 +191,7 @@ def link(api, drop: str, seconds: float, page: bool = False) -> None:
 
 
 def visit(api, drop: str, page: bool = False, path: str = "") -> None:
-    """What a link does. `path` is what follows in the address: nothing, or `/raw` for the drop itself."""
+    """What a link does. `path` is what follows in the address: nothing, or `raw` for the drop itself."""
     _sweep(api)
     wanted = path.strip("/")
     if wanted not in ("", "raw"):

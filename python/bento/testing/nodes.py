@@ -65,7 +65,9 @@ class FakeNode:
         self.invoked: dict[str, int] = {}
 
     def install(self, bundle: bytes, invocation: str | None, shutdown: str | None) -> Installed:
-        """Installs a function."""
+        """Installs a function; once only with the same token."""
+        if invocation in self.functions:
+            return self.functions[invocation]
         if len(self.functions) >= self.functions_max:
             raise Failure("refused", f"this node takes {self.functions_max} functions at the same time")
         made = Installed(self, bundle, invocation or _token("invoke"), shutdown or _token("shutdown"))
