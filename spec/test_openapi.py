@@ -115,6 +115,11 @@ def _(start):
     return answer
 
 
+@case(INSTALL, 403, "depth")
+def _(start):
+    return Function(start.node()).install(bundle(HELLO), **{"Bento-Depth": "3"})
+
+
 @case(INSTALL, 403, "spent")
 def _(start):
     answer = Function(start.node()).install(bundle(SPIN, "cpu = '1 s'"))
@@ -433,6 +438,13 @@ def _(start):
 @case(RUN, 403, "not-offered")
 def _(start):
     return run(start.node(), HELLO, "hello", "egress = 'tor'\nconnect = ['accept *:80']")
+
+
+@case(RUN, 403, "depth")
+def _(start):
+    archive = bundle(HELLO)
+    headers = {"Bento-Bundle-Length": str(len(archive)), "Bento-Depth": "3"}
+    return ask(start.node(), "POST", "/v1/run/hello", headers, archive)
 
 
 @case(RUN, 403, "spent")

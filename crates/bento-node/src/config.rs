@@ -320,3 +320,38 @@ pub fn control_address(text: &str) -> Option<ControlAddr> {
 pub(crate) fn read(path: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONION: &str = "pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd.onion";
+
+    fn read(nodes: &str) -> Result<Config, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bentod.toml");
+        std::fs::write(&path, format!("name = \"Test\"\nstate = \"state\"\nnodes = [\n{nodes}]\n")).unwrap();
+        Config::read(&path).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn listed_nodes_have_an_address_and_a_name_of_their_own() {
+        let one = format!("{{name = \"anna\", address = \"{ONION}\"}},\n");
+        let config = read(&format!("{one}{{name = \"here\", address = \"127.0.0.1:8118\"}}\n")).unwrap();
+        assert_eq!(config.nodes.iter().map(|known| known.address.to_string()).collect::<Vec<_>>(), [ONION, "127.0.0.1:8118"]);
+        assert_eq!(config.restart_needed(&read(&one).unwrap()), ["state", "nodes"]);
+        for (wrong, says) in [
+            ("{name = \"bob\", address = \"192.0.2.1:80\"}".to_owned(), "over Tor"),
+            (format!("{{name = \"bob\", address = \"{}\"}}", ONION.replacen('p', "q", 1)), "checksum"),
+            (format!("{{name = \"bob\", address = \"{ONION}\"}}"), "the same name or address"),
+            ("{name = \"anna\", address = \"127.0.0.1:8118\"}".into(), "the same name or address"),
+            ("{name = \"\", address = \"127.0.0.1:8118\"}".into(), "1 to 40 characters"),
+            ("{name = \"bob\"}".into(), "address"),
+            ("{name = \"bob\", address = \"127.0.0.1:1\", colour = \"red\"}".into(), "colour"),
+            ((1..=64).map(|port| format!("{{name = \"{port}\", address = \"127.0.0.1:{port}\"}},\n")).collect(), "at most 64"),
+        ] {
+            let error = read(&format!("{one}{wrong}\n")).unwrap_err();
+            assert!(error.contains(says), "{wrong}: {error}");
+        }
+    }
+}

@@ -121,33 +121,43 @@ pub(crate) struct Begun {
 
 /// Results to come, by number.
 #[derive(Debug, Default)]
-struct Results(Mutex<(u64, HashMap<u64, oneshot::Receiver<Result<Value, CallError>>>)>);
+struct Results(Mutex<Coming>);
+
+type Told = Result<Value, CallError>;
+
+#[derive(Debug, Default)]
+struct Coming {
+    last: u64,
+    open: HashMap<u64, oneshot::Receiver<Told>>,
+}
 
 impl Results {
-    fn begin(&self) -> Result<(u64, oneshot::Sender<Result<Value, CallError>>), CallError> {
-        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (last, coming) = &mut *table;
-        if coming.len() >= UNASKED_MAX {
+    fn begin(&self) -> Result<(u64, oneshot::Sender<Told>), CallError> {
+        let mut coming = self.coming();
+        if coming.open.len() >= UNASKED_MAX {
             let text = format!("the function has begun {UNASKED_MAX} of these and not asked how they ended");
             return Err(CallError::new(CallErrorKind::Busy, text));
         }
-        *last += 1;
-        let (sender, receiver) = oneshot::channel();
-        coming.insert(*last, receiver);
-        Ok((*last, sender))
+        coming.last += 1;
+        let (number, (sender, receiver)) = (coming.last, oneshot::channel());
+        coming.open.insert(number, receiver);
+        Ok((number, sender))
     }
 
     /// Forgets one that the function never heard of.
     fn forget(&self, number: u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&number);
+        self.coming().open.remove(&number);
     }
 
     /// Waits for a result. It is told once.
-    async fn end(&self, number: u64) -> Result<Value, CallError> {
-        let coming = self.0.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&number);
-        let coming =
-            coming.ok_or_else(|| CallError::new(CallErrorKind::BadCall, "nothing of this number was begun, or it was asked before"))?;
-        coming.await.unwrap_or_else(|_| Err(CallError::new(CallErrorKind::Failed, "it was broken off")))
+    async fn end(&self, number: u64) -> Told {
+        let receiver = self.coming().open.remove(&number);
+        let unknown = || CallError::new(CallErrorKind::BadCall, "nothing of this number was begun, or it was asked before");
+        receiver.ok_or_else(unknown)?.await.unwrap_or_else(|_| Err(CallError::new(CallErrorKind::Failed, "it was broken off")))
+    }
+
+    fn coming(&self) -> MutexGuard<'_, Coming> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
