@@ -3,10 +3,10 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use bento_proto::{
-    InvocationToken, ShutdownToken,
+    InvocationToken, SealKey, ShutdownToken,
     bundle::Bundle,
     node::{Description, FunctionStatus},
-    token::Digest,
+    token,
 };
 use bento_tor::{Isolation, Socks, SocksError};
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use hyper::{
     http::request::Builder,
 };
 use hyper_util::rt::TokioIo;
+use sha2::{Digest as _, Sha256};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -162,7 +163,8 @@ impl Client {
         let request = start(Method::POST, "/v1/functions", node)
             .header(header::CONTENT_TYPE, "application/x-tar")
             .header("bento-invocation-digest", invocation.to_string())
-            .header("bento-shutdown-digest", shutdown.to_string());
+            .header("bento-shutdown-digest", shutdown.to_string())
+            .header("bento-seal", secret(&SealKey::of(&tokens.invocation).reveal())?);
         let answer = self.send(request, Some(pack(bundle)?), Input::Empty, node, &function(node, invocation), None).await?;
         Ok(json::status(json::read(answer, "the function's status").await?))
     }
@@ -208,6 +210,20 @@ impl Client {
         let request = start(Method::DELETE, "/v1/function", node).header(header::AUTHORIZATION, bearer(&token.reveal())?);
         json::good(self.send(request, None, Input::Empty, node, &function(node, token.digest()), None).await?).await?;
         Ok(())
+    }
+
+    /// Follows a link of a function, which needs no token: a path on its node, `/l/TOKEN` with what may come behind it.
+    ///
+    /// # Errors
+    /// When there is nothing at the link, or the function behind it fails.
+    pub async fn follow(&self, node: &NodeAddress, path: &str) -> Result<Output, ClientError> {
+        let wrong = || ClientError::Request("a link's path is `/l/` and letters, digits, hyphens and slashes".into());
+        let rest = path.strip_prefix("/l/").filter(|rest| rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-/".contains(&byte)));
+        let token = rest.and_then(|rest| rest.split('/').next()).filter(|token| !token.is_empty()).ok_or_else(wrong)?;
+        // One link's requests share circuits, and no two links' do. Tor is told a digest only.
+        let isolation = Isolation::new(&format!("bento link {} at {node}", data_encoding::HEXLOWER.encode(&Sha256::digest(token))));
+        let answer = self.send(start(Method::GET, path, node), None, Input::Empty, node, &isolation, None).await?;
+        Output::new(json::good(answer).await?, None)
     }
 
     async fn call(
@@ -300,8 +316,12 @@ pub(crate) fn start(method: Method, path: &str, node: &NodeAddress) -> Builder {
 }
 
 pub(crate) fn bearer(token: &str) -> Result<HeaderValue, ClientError> {
-    let mut value =
-        HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| ClientError::Request("the token cannot be sent".into()))?;
+    secret(&format!("Bearer {token}"))
+}
+
+/// A header that no `{:?}` shows.
+fn secret(text: &str) -> Result<HeaderValue, ClientError> {
+    let mut value = HeaderValue::from_str(text).map_err(|_| ClientError::Request("the token cannot be sent".into()))?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -312,7 +332,7 @@ fn pack(bundle: &Bundle) -> Result<Bytes, ClientError> {
 
 /// All requests for one function share circuits, and no two functions do: a node cannot tell by a circuit that two of them are one
 /// client's. Made of the token's digest, which Tor and the node may know.
-pub(crate) fn function(node: &NodeAddress, digest: Digest) -> Isolation {
+pub(crate) fn function(node: &NodeAddress, digest: token::Digest) -> Isolation {
     Isolation::new(&format!("bento function {digest} at {node}"))
 }
 
