@@ -264,10 +264,9 @@ async fn send(context: &Context, store: &Store, args: &args::DropboxPut, place: 
         Err((failure, is_nothing)) => {
             if is_nothing && !again {
                 discard(&drop);
-                if record.for_drop {
-                    forget(store, &name, &record.tokens()?)?;
-                } else {
-                    store.update(|functions| Ok(forget_drop(functions, &name, &drop.id)))?;
+                match args.at {
+                    Some(_) => store.update(|functions| Ok(forget_drop(functions, &name, &drop.id)))?,
+                    None => forget(store, &name, &record.tokens()?)?,
                 }
             }
             return Err(failure);
@@ -277,7 +276,7 @@ async fn send(context: &Context, store: &Store, args: &args::DropboxPut, place: 
     let dropbox = record.dropbox(context).await?;
 
     let wanted = args.expires.unwrap_or(EXPIRES);
-    let expires = if record.for_drop { wanted.min(remaining.duration()) } else { wanted };
+    let expires = if args.at.is_none() { wanted.min(remaining.duration()) } else { wanted };
     let browsers = matches!(drop.form, Form::Plain).then(|| drop.name.clone());
     let announcement = Announcement { id, size: parcel.size(), expires, gets: drop.gets, name: browsers };
     let (show, size) = (Arc::clone(&context.show), parcel.size());
@@ -292,9 +291,16 @@ async fn send(context: &Context, store: &Store, args: &args::DropboxPut, place: 
         Ok(uploaded) => uploaded,
         Err(error) => {
             // Nothing of it is there, and nothing will be.
-            if !again && matches!(error, DropError::Refused(_)) && !record.for_drop {
+            if !again && matches!(error, DropError::Refused(_)) {
                 discard(&drop);
-                store.update(|functions| Ok(forget_drop(functions, &name, &drop.id)))?;
+                match args.at {
+                    Some(_) => store.update(|functions| Ok(forget_drop(functions, &name, &drop.id)))?,
+                    // Its record stays when it cannot be ended, for `bento shutdown`.
+                    None if dropbox.client.shutdown(&dropbox.node, &record.tokens()?.shutdown).await.is_ok() => {
+                        forget(store, &name, &record.tokens()?)?;
+                    }
+                    None => {}
+                }
             }
             return Err(failure(error, &name));
         }
@@ -325,7 +331,7 @@ async fn send(context: &Context, store: &Store, args: &args::DropboxPut, place: 
         drop.size,
         time(kept)
     );
-    if kept.as_seconds_up() < left && !record.for_drop {
+    if kept.as_seconds_up() < left && args.at.is_some() {
         text.push_str(&format!("{name} ends before the drop expires; `bento renew {name}` makes it last.\n"));
     }
     text.push_str(&format!("{}\n", link.reveal()));
