@@ -39,5 +39,15 @@ need() {
     }
 }
 
-# What functions of the image `web` use, the daemon itself, and a C compiler's linker for cargo.
+# What functions of the images `web` and `shard` use, the daemon itself, and a C compiler's linker for cargo.
 packages="tor gcc libc6-dev ca-certificates python3-requests python3-urllib3 python3-html5lib python3-tinycss2 python3-brotli python3-lxml python3-bs4"
+packages="$packages python3-zfec python3-nacl"
+
+# wheels: the one package that Shard can use and Debian does not have. Fixed to its digest; without it, the tests of this mode are skipped.
+wheels() {
+    export BENTO_WHEELS="$cache/wheels"
+    [ -d "$BENTO_WHEELS/raptorq" ] && return
+    say "installing raptorq"
+    /usr/bin/python3 -m pip install --quiet --no-deps --only-binary :all: --require-hashes --target "$BENTO_WHEELS" -r packaging/raptorq.txt \
+        >"$cache/pip.log" 2>&1 || say "SKIPPED: raptorq cannot be had from here ($cache/pip.log says why); Shard's mode fountain is not tested"
+}

@@ -191,9 +191,9 @@ def link(api, drop: str, seconds: float, page: bool = False) -> None:
 
 
 def visit(api, drop: str, page: bool = False, path: str = "") -> None:
-    """What a link does. `path` is what follows in the address: nothing, or `/raw` for the drop itself.
+    """What a link does. `path` is what follows in the address: nothing, or `raw` for the drop itself.
 
-    `/raw/READER/OFFSET` is the drop from that byte on, as a program asks that goes on with a download: all requests of one reader,
+    `raw/READER/OFFSET` is the drop from that byte on, as a program asks that goes on with a download: all requests of one reader,
     an id that it makes for one download, count as one get.
     """
     _sweep(api)

@@ -11,7 +11,7 @@ from bento.streams import Exchange, opened, pieces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from os import PathLike
 
     from bento.api import Ask

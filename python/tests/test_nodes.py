@@ -154,7 +154,7 @@ def test_a_bundle_that_a_node_would_refuse_is_not_sent():
 
 def test_only_what_the_manifest_asks_for_reaches_other_nodes(tmp_path):
     manifest = tmp_path / "manifest.toml"
-    manifest.write_text('name = "x"\nmethods = ["m"]\n[needs]\ncalls = ["nodes.install", "nodes.list"]\ninstalls = 1\n')
+    manifest.write_text('name = "x"\nmethods = ["m"]\n[needs]\ncalls = ["nodes.install", "nodes.list", "store.put"]\ninstalls = 1\nstorage = "1 MiB"\n')
     api = FakeApi.from_manifest(manifest, nodes={"one.onion": FakeNode(), "two.onion": FakeNode()})
     remote = api.nodes.install("one.onion", FILES)
     for act in (lambda: remote.invoke("shout"), remote.shutdown, lambda: api.link.make("m", seconds=1), lambda: api.seal("age1x", b"")):
@@ -162,6 +162,17 @@ def test_only_what_the_manifest_asks_for_reaches_other_nodes(tmp_path):
             act()
     with pytest.raises(Refused, match="1 functions"):
         api.nodes.install("two.onion", FILES)
+
+
+def test_a_function_passes_on_only_what_it_has(tmp_path):
+    manifest = tmp_path / "manifest.toml"
+    manifest.write_text('name = "x"\nmethods = ["m"]\n[needs]\ncalls = ["nodes.*", "store.*"]\ninstalls = 9\nstorage = "1 MiB"\n')
+    api = FakeApi.from_manifest(manifest, nodes={"one.onion": FakeNode()})
+    api.nodes.install("one.onion", FILES)
+    for more, line in (('memory = "65 MiB"', "memory"), ("invocations = 2", "invocations"), ('calls = ["net.connect"]', "net.connect"), ('storage = "1025 KiB"', "storage"), ('lifetime = "1 h"', "lifetime")):
+        files = FILES | {"manifest.toml": f'name = "y"\ncode = "loud.py"\nmethods = ["shout"]\n[needs]\n{more}\n'.encode()}
+        with pytest.raises(Refused, match=line):
+            api.nodes.install("one.onion", files)
 
 
 def test_links_run_one_method_and_end(api):

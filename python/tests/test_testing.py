@@ -4,6 +4,8 @@ import asyncio
 import http.client
 import importlib.util
 import socket
+import sys
+import threading
 import tomllib
 import urllib.error
 import urllib.request
@@ -179,3 +181,24 @@ def test_a_method_that_does_not_run_when_called_fails():
 def test_time_runs():
     api = FakeApi(seconds=10)
     assert 9 < api.time_left() <= 10
+
+
+def test_several_at_once_keep_apart_and_leave_nothing_changed():
+    before = (socket.socket, socket.getaddrinfo, sys.stdout, sys.stderr)
+    meet = threading.Barrier(8)
+
+    def method(api, name: str) -> None:
+        meet.wait()
+        print(name)
+        meet.wait()
+        urllib.request.urlopen(f"http://{name}.test/").read()
+
+    apis = [FakeApi(hosts={(f"h{number}.test", 80): greet}) for number in range(8)]
+    threads = [threading.Thread(target=api.run, args=(method,), kwargs={"name": f"h{number}"}) for number, api in enumerate(apis)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [api.logs for api in apis] == [[f"h{number}"] for number in range(8)]
+    assert [api.connections for api in apis] == [[(f"h{number}.test", 80)] for number in range(8)]
+    assert (socket.socket, socket.getaddrinfo, sys.stdout, sys.stderr) == before

@@ -59,11 +59,11 @@ def sealed(key: bytes, prefix: bytes, data: bytes) -> bytes:
 
     cipher = AESGCM(key)
     starts = range(0, len(data), CHUNK_BYTES) or [0]
-    found = prefix
+    found = [prefix]
     for number, start in enumerate(starts):
         last = start + CHUNK_BYTES >= len(data)
-        found += cipher.encrypt(prefix + number.to_bytes(4, "big") + bytes([last]), data[start : start + CHUNK_BYTES], None)
-    return found
+        found.append(cipher.encrypt(prefix + number.to_bytes(4, "big") + bytes([last]), data[start : start + CHUNK_BYTES], None))
+    return b"".join(found)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The page of a link in Chromium: it decrypts and saves the file, and saves nothing if anything is wrong."""
 
 import base64
+import fcntl
 import http.server
 import json
 import os
@@ -32,8 +33,11 @@ class Browser:
     def __init__(self, home: Path) -> None:
         self.saved = home / "saved"
         self.saved.mkdir(parents=True)
-        to_read, self._to = os.pipe()
-        self._from, to_write = os.pipe()
+        # High numbers, so that neither is in the way when they become 3 and 4.
+        ends = (*os.pipe(), *os.pipe())
+        to_read, self._to, self._from, to_write = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 50) for end in ends)
+        for end in ends:
+            os.close(end)
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
                  "--disable-sync", "--hide-scrollbars", "--window-size=900,700", "--remote-debugging-pipe", f"--user-data-dir={home}/profile"]
         script = f'exec "$0" "$@" 3<&{to_read} 4>&{to_write}'
@@ -109,6 +113,17 @@ def browser(tmp_path_factory):
     browser.close()
 
 
+HEADERS = {
+    "Content-Security-Policy": "sandbox allow-scripts allow-downloads; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Access-Control-Allow-Origin": "*",
+}
+"""What a node sends with each answer to a link: the page has no origin there, and shares nothing with other pages of the node."""
+
+
 class Node:
     """Serves links as a node does. `cut`: how many bytes of `/raw` are sent before the connection ends; `lies` if the length then says so."""
 
@@ -123,19 +138,20 @@ class Node:
                 path = urllib.parse.urlsplit(self.path).path
                 token = "/".join(path.split("/")[:3])
                 link = node.box.first.links.get(token)
-                if link is None:
-                    return self.send_error(404)
                 api = node.box.api()
                 try:
-                    body = api.run(dropbox.visit, **link.arguments, path=path.removeprefix(token))
+                    body = api.run(dropbox.visit, **link.arguments, path=path.removeprefix(token).removeprefix("/"))
                 except Exception:
-                    return self.send_error(502)
+                    return self.reply(502, {})
                 sent = body if node.cut is None or not path.endswith("/raw") else body[: node.cut]
-                self.send_response(200)
-                self.send_header("Content-Type", api.kind)
-                self.send_header("Content-Length", str(len(sent if node.lies else body)))
-                self.end_headers()
+                self.reply(200, {"Content-Type": api.kind, "Content-Length": str(len(sent if node.lies else body))})
                 self.wfile.write(sent)
+
+            def reply(self, status: int, more: dict[str, str]) -> None:
+                self.send_response(status)
+                for name, value in (HEADERS | more).items():
+                    self.send_header(name, value)
+                self.end_headers()
 
             def log_message(self, *arguments: object) -> None:
                 pass

@@ -13,7 +13,7 @@ from conftest import HERE, MANIFEST, ROOT, plaintext, sealed
 
 sys.path.insert(0, str(ROOT / "python" / "tests"))
 
-from fake_node import Node  # noqa: E402
+from fake_node import Node, Running  # noqa: E402
 
 import page  # noqa: E402
 
@@ -65,24 +65,26 @@ def test_files_larger_than_its_memory_go_through_eight_at_once(node):
     digest = hashlib.sha256(piece * (size // len(piece))).hexdigest()
     ids = [f"{number:032x}" for number in range(8)]
 
-    def send(drop: str, size: int) -> None:
-        running = node.invoke("put", drop=drop)
-        for _ in range(size // len(piece)):
+    told = {}
+
+    def send(running: Running, drop: str) -> None:
+        for _ in range(sizes[drop] // len(piece)):
             running.stream.sendall(piece)
         running.stream.shutdown(socket.SHUT_WR)
-        assert json.loads(running.read()) == {"offset": size} and running.done() == {"outcome": "returned"}
+        told[drop] = json.loads(running.read()), running.done()
 
     # One that is larger than the memory, and seven beside it.
     sizes = dict.fromkeys(ids, 16 * MIB) | {ids[0]: size}
     for drop in ids:
         assert node.run("begin", drop=drop, size=sizes[drop])[1] == {"outcome": "returned"}
-    threads = [threading.Thread(target=send, args=(drop, sizes[drop])) for drop in ids]
+    threads = [threading.Thread(target=send, args=(node.invoke("put", drop=drop), drop)) for drop in ids]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    told, ended = node.run("finish", drop=ids[0], sha256=digest)
-    assert ended == {"outcome": "returned"} and json.loads(told)["size"] == size
+    assert told == {drop: ({"offset": sizes[drop]}, {"outcome": "returned"}) for drop in ids}
+    finished, ended = node.run("finish", drop=ids[0], sha256=digest)
+    assert ended == {"outcome": "returned"} and json.loads(finished)["size"] == size
     running = node.invoke("get", drop=ids[0], pad=200 * MIB)
     running.stream.shutdown(socket.SHUT_WR)
     found, count = hashlib.sha256(), 0

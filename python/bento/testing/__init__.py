@@ -12,6 +12,7 @@ import ipaddress
 import re
 import secrets
 import socket
+import sys
 import threading
 import time
 import tomllib
@@ -97,6 +98,7 @@ class FakeApi(Api):
             store = FakeStore() if storage is None else FakeStore(storage)
         self.kept = store
         self.links: dict[str, Link] = {} if links is None else links
+        self._printed = io.StringIO()
         self.kind: str | None = None
         self.name: str | None = None
         self.logs: list[str] = []
@@ -117,6 +119,7 @@ class FakeApi(Api):
             options["storage"] = manifest.storage
         api = cls(input, **{"installs": manifest.installs} | options)
         api._manifest = manifest
+        api._composed = Composed(options.get("nodes") or {}, api._composed.installs, manifest.needs)
         return api
 
     def next(self, input: bytes | Iterable[bytes] = b"") -> "FakeApi":
@@ -132,12 +135,12 @@ class FakeApi(Api):
 
     def run(self, method: Callable[..., object], **arguments: object) -> bytes:
         """Runs a method as a node would and returns its output; what it prints is logged, and its connections go through this."""
-        printed = io.StringIO()
         try:
-            with self.network(), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            with self.network():
                 check_ran(method(self, **arguments))
         finally:
-            self.log(printed.getvalue())
+            self.log(self._printed.getvalue())
+            self._printed = io.StringIO()
         if self.declared is not None and self.declared != len(self.written):
             raise AssertionError(f"it declared {self.declared} bytes of output and wrote {len(self.written)}")
         return self.written
@@ -149,13 +152,15 @@ class FakeApi(Api):
 
     @contextlib.contextmanager
     def network(self) -> Iterator["FakeApi"]:
-        """Within it, all that uses `socket` (`urllib`, `requests`, `asyncio`, …) connects through this, in the whole process."""
-        before = net.install(socket, lambda: self._answer)
+        """Within it, all that uses `socket` (`urllib`, `requests`, `asyncio`, …) connects through this, and what is printed is its log.
+
+        In the whole process; where several are entered at once, each for the thread that entered it, and the last one for all others.
+        """
+        _entered.enter(self)
         try:
             yield self
         finally:
-            for name, value in before.items():
-                setattr(socket, name, value)
+            _entered.leave(self)
 
     def _answer(self, name: str, arguments: dict, notify: Callable[[], object] | None = None) -> Call:
         value: object = None
@@ -226,11 +231,62 @@ class FakeApi(Api):
         return _connect_really(*target)
 
 
+class _Entered:
+    """The `FakeApi`s whose code runs, and what of the process is changed as long as there is one."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._all: list[FakeApi] = []
+        self._own = threading.local()
+        self._before: dict[str, object] = {}
+        self._printers: tuple = ()
+
+    def enter(self, api: FakeApi) -> None:
+        with self._turn:
+            if not self._all:
+                self._before = net.install(socket, lambda: self.current()._answer)
+                self._printers = sys.stdout, sys.stderr
+                sys.stdout = sys.stderr = _Printer()
+            self._all.append(api)
+        self._own.stack = [*getattr(self._own, "stack", ()), api]
+
+    def leave(self, api: FakeApi) -> None:
+        self._own.stack.pop()
+        with self._turn:
+            self._all.remove(api)
+            if not self._all:
+                for name, value in self._before.items():
+                    setattr(socket, name, value)
+                sys.stdout, sys.stderr = self._printers
+
+    def current(self) -> FakeApi:
+        """The one that this thread's code belongs to."""
+        own = getattr(self._own, "stack", None)
+        return own[-1] if own else self._all[-1]
+
+
+class _Printer(io.TextIOBase):
+    """What a function prints goes to its log."""
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        return _entered.current()._printed.write(text)
+
+
+_entered = _Entered()
+
+
 class _Manifest:
     """What a manifest asks for, as far as it concerns connections."""
 
     def __init__(self, path: Path) -> None:
         needs = tomllib.loads(path.read_text(encoding="utf-8")).get("needs", {})
+        self.needs = needs
         self._calls: list[str] = needs.get("calls", [])
         self._connect = ExitPolicy(needs.get("connect", []))
         self.storage = bytes_of(needs.get("storage", "0 B"))
@@ -267,7 +323,8 @@ class _Memory:
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
-        self._chunk = b""
+        # A view: of a large piece, what is left is not copied each time.
+        self._chunk = memoryview(b"")
         self.written = bytearray()
 
     def recv_into(self, buffer: memoryview) -> int:
@@ -275,7 +332,7 @@ class _Memory:
             chunk = next(self._chunks, None)
             if chunk is None:
                 return 0
-            self._chunk = chunk
+            self._chunk = memoryview(chunk)
         count = min(len(buffer), len(self._chunk))
         buffer[:count] = self._chunk[:count]
         self._chunk = self._chunk[count:]

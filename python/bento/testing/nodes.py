@@ -65,7 +65,9 @@ class FakeNode:
         self.invoked: dict[str, int] = {}
 
     def install(self, bundle: bytes, invocation: str | None, shutdown: str | None) -> Installed:
-        """Installs a function."""
+        """Installs a function; once only with the same token."""
+        if invocation in self.functions:
+            return self.functions[invocation]
         if len(self.functions) >= self.functions_max:
             raise Failure("refused", f"this node takes {self.functions_max} functions at the same time")
         made = Installed(self, bundle, invocation or _token("invoke"), shutdown or _token("shutdown"))
@@ -107,9 +109,10 @@ class FakeNode:
 class Composed:
     """The calls `nodes.…` of one `FakeApi`."""
 
-    def __init__(self, nodes: Mapping[str, FakeNode], installs: int | None) -> None:
+    def __init__(self, nodes: Mapping[str, FakeNode], installs: int | None, needs: dict | None = None) -> None:
         self._nodes = nodes
-        self._installs = installs
+        self.installs = installs
+        self._needs = needs
         self._uploads: dict[int, tuple[FakeNode, Installed | Failure | None, threading.Event]] = {}
         self._outcomes: dict[int, tuple[dict, threading.Event]] = {}
         self._made: list[tuple[FakeNode, str]] = []
@@ -142,8 +145,8 @@ class Composed:
     def _install(self, node: str, bytes: int, invocation: str | None = None, shutdown: str | None = None) -> tuple[object, _socket.socket]:
         found = self._reached(node)
         installed = sum(1 for where, token in self._made if token in where.functions)
-        if self._installs is not None and installed >= self._installs:
-            raise Failure("refused", f"the grant covers {self._installs} functions on other nodes at the same time")
+        if self.installs is not None and installed >= self.installs:
+            raise Failure("refused", f"the grant covers {self.installs} functions on other nodes at the same time")
         number = next(_numbers)
         ended = threading.Event()
 
@@ -152,6 +155,8 @@ class Composed:
                 bundle = received(stream)
                 if len(bundle) != bytes:
                     raise Failure("bad-call", f"{len(bundle)} bytes came, and not {bytes}")
+                if self._needs is not None:
+                    check_covered(self._needs, bundle)
                 made: object = found.install(bundle, invocation, shutdown)
                 self._made.append((found, made.invocation))
             except Failure as failure:
@@ -203,6 +208,35 @@ def bytes_of(text: str) -> int:
     """A manifest's size in bytes."""
     number, unit = text.split()
     return int(number) << 10 * ["B", "KiB", "MiB", "GiB", "TiB"].index(unit)
+
+
+_LEFT_OUT = {
+    "memory": "64 MiB", "scratch": "8 MiB", "storage": "0 B", "cpu": "10 s", "share": "100 %", "traffic": "16 MiB", "rate": "4 MiB/s",
+    "lifetime": "10 min", "processes": 8, "descriptors": 64, "invocations": 1, "installs": 0,
+}  # fmt: skip
+"""What a manifest that does not say asks for (`spec/policy.md`)."""
+
+_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40, "ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000, "%": 1}
+
+
+def check_covered(needs: dict, bundle: bytes) -> None:
+    """Refuses a bundle whose manifest asks for more than these needs: a function passes on only what it has."""
+    with tarfile.open(fileobj=io.BytesIO(bundle)) as archive:
+        asked = tomllib.loads(archive.extractfile("manifest.toml").read().decode()).get("needs", {})
+    for key, left_out in _LEFT_OUT.items():
+        wanted, granted = asked.get(key, left_out), needs.get(key, left_out)
+        if _amount(wanted) > _amount(granted):
+            raise Failure("refused", f"it needs {wanted} of {key}, and the function that installs it was granted {granted}")
+    for call in asked.get("calls", []):
+        if not any(call == pattern or pattern.endswith("*") and call.startswith(pattern[:-1]) for pattern in needs.get("calls", [])):
+            raise Failure("refused", f"it needs the call {call}, which the function that installs it was not granted")
+
+
+def _amount(value: int | str) -> int:
+    if isinstance(value, int):
+        return value
+    number, unit = value.removesuffix("/s").split()
+    return int(number) * _UNITS[unit]
 
 
 def _loaded(home: Path, code: str) -> object:

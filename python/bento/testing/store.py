@@ -113,7 +113,7 @@ class FakeStore:
                 raise Failure("full", f"the function's storage of {self.limit} bytes is used up")
             if len(found.data) != bytes:
                 raise Failure("bad-call", f"{len(found.data)} bytes came, and not {bytes}")
-            self._keep(found.name, self.objects.get(found.name, bytearray()) + found.data if found.append else found.data)
+            self._keep(found.name, found.data, found.append)
             return {"bytes": len(self.objects[found.name])}
 
     def _check_free(self, name: str) -> None:
@@ -124,12 +124,16 @@ class FakeStore:
         if name in self._damaged:
             raise Failure("damaged", "what is on disk is not what was stored")
 
-    def _keep(self, name: str, data: bytearray) -> None:
+    def _keep(self, name: str, data: bytearray, append: bool = False) -> None:
         before = self.objects.get(name)
         freed = 0 if before is None else len(before) + OBJECT_BYTES
-        if self.used - freed + len(data) + OBJECT_BYTES > self.limit:
+        kept = len(before) if append and before is not None else 0
+        if self.used - freed + kept + len(data) + OBJECT_BYTES > self.limit:
             raise Failure("full", f"the function's storage of {self.limit} bytes is used up")
-        self.objects[name] = data
+        if kept:
+            before += data
+        else:
+            self.objects[name] = data
         self._damaged.discard(name)
 
     def _get(self, name: str, offset: int = 0, length: int | None = None) -> tuple[object, _socket.socket | None]:
@@ -137,7 +141,8 @@ class FakeStore:
             raise Failure("missing", "the store has nothing of this name")
         data = self.objects[name]
         end = len(data) if length is None else min(len(data), offset + length)
-        asked = bytes(data[offset:end])
+        with memoryview(data) as view:
+            asked = bytes(view[offset:end])
         if len(asked) <= VALUE_BYTES_MAX:
             if asked:
                 self._check_whole(name)
