@@ -3,7 +3,7 @@
 use std::{env, error::Error, fmt::Write as _, fs, path::Path};
 
 /// The standard functions, by the names of their directories.
-const FUNCTIONS: &[&str] = &["browser"];
+const FUNCTIONS: &[&str] = &["browser", "dropbox"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../../functions");
@@ -15,7 +15,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         for entry in fs::read_dir(&directory)? {
             let path = entry?.path();
             // What else lies there is the author's: tests, a README.
-            let travels = path.file_name().is_some_and(|name| name == "manifest.toml") || path.extension().is_some_and(|kind| kind == "py");
+            let is_code = path.extension().is_some_and(|kind| ["py", "html", "css", "js"].iter().any(|code| kind == *code));
+            let travels = is_code || path.file_name().is_some_and(|name| name == "manifest.toml");
             if travels && path.is_file() {
                 files.push(path.canonicalize()?);
             }

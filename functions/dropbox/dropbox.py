@@ -191,10 +191,15 @@ def link(api, drop: str, seconds: float, page: bool = False) -> None:
 
 
 def visit(api, drop: str, page: bool = False, path: str = "") -> None:
-    """What a link does. `path` is what follows in the address: nothing, or `raw` for the drop itself."""
+    """What a link does. `path` is what follows in the address: nothing, or `raw` for the drop itself.
+
+    `raw/READER/OFFSET` is the drop from that byte on, as a program asks that goes on with a download: all requests of one reader,
+    an id that it makes for one download, count as one get.
+    """
     _sweep(api)
     wanted = path.strip("/")
-    if wanted not in ("", "raw"):
+    kind, reader, offset = (*wanted.split("/"), None, None)[:3]
+    if kind not in ("", "raw") or wanted.count("/") not in (0, 2):
         raise NoSuchDrop("there is nothing at this address")
     record = _record(api, drop)
     _check_ready(record)
@@ -206,7 +211,12 @@ def visit(api, drop: str, page: bool = False, path: str = "") -> None:
         api.output.length(len(content))
         api.output.write(content)
         return
-    _sent(api, drop, 0, None, None, None, record["name"] or drop)
+    if offset is None:
+        _sent(api, drop, 0, None, None, None, record["name"] or drop)
+        return
+    if not (offset.isascii() and offset.isdigit() and len(offset) <= 16):
+        raise ValueError("an offset is a whole number")
+    _sent(api, drop, int(offset), None, None, reader, record["name"] or drop)
 
 
 def _begun(api, drop: str, size: int, expires: float, gets: int | None, bytes_out: int | None, meta: str, name: str | None) -> int:

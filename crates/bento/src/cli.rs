@@ -7,6 +7,7 @@ mod ask;
 mod browse;
 mod context;
 mod detached;
+mod dropbox;
 mod failure;
 mod function;
 mod invoke;
@@ -67,6 +68,7 @@ async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Status(args) => function::status(context, args).await,
         Command::Shutdown(args) => function::shutdown(context, args).await,
         Command::Browse(args) => browse::run(context, args).await,
+        Command::Dropbox(args) => dropbox::run(context, args).await,
     }
 }
 

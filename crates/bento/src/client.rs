@@ -6,7 +6,7 @@ use bento_proto::{
     InvocationToken, SealKey, ShutdownToken,
     bundle::Bundle,
     node::{Description, FunctionStatus},
-    token::Digest,
+    token,
 };
 use bento_tor::{Isolation, Socks, SocksError};
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use hyper::{
     http::request::Builder,
 };
 use hyper_util::rt::TokioIo;
+use sha2::{Digest as _, Sha256};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -235,6 +236,20 @@ impl Client {
         if self.depth == 0 { request } else { request.header("bento-depth", self.depth) }
     }
 
+    /// Follows a link of a function, which needs no token: a path on its node, `/l/TOKEN` with what may come behind it.
+    ///
+    /// # Errors
+    /// When there is nothing at the link, or the function behind it fails.
+    pub async fn follow(&self, node: &NodeAddress, path: &str) -> Result<Output, ClientError> {
+        let wrong = || ClientError::Request("a link's path is `/l/` and letters, digits, hyphens and slashes".into());
+        let rest = path.strip_prefix("/l/").filter(|rest| rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-/".contains(&byte)));
+        let token = rest.and_then(|rest| rest.split('/').next()).filter(|token| !token.is_empty()).ok_or_else(wrong)?;
+        // One link's requests share circuits, and no two links' do. Tor is told a digest only.
+        let isolation = Isolation::new(&format!("bento link {} at {node}", data_encoding::HEXLOWER.encode(&Sha256::digest(token))));
+        let answer = self.send(start(Method::GET, path, node), None, Input::Empty, node, &isolation, None).await?;
+        Output::new(json::good(answer).await?, None)
+    }
+
     async fn call(
         &self,
         request: Builder,
@@ -329,9 +344,9 @@ pub(crate) fn bearer(token: &str) -> Result<HeaderValue, ClientError> {
     secret(&format!("Bearer {token}"))
 }
 
+/// A header that no `{:?}` shows.
 fn secret(text: &str) -> Result<HeaderValue, ClientError> {
     let mut value = HeaderValue::from_str(text).map_err(|_| ClientError::Request("the token cannot be sent".into()))?;
-    // So that no `{:?}` of a request shows it.
     value.set_sensitive(true);
     Ok(value)
 }
@@ -342,7 +357,7 @@ fn pack(bundle: &Bundle) -> Result<Bytes, ClientError> {
 
 /// All requests for one function share circuits, and no two functions do: a node cannot tell by a circuit that two of them are one
 /// client's. Made of the token's digest, which Tor and the node may know.
-pub(crate) fn function(node: &NodeAddress, digest: Digest) -> Isolation {
+pub(crate) fn function(node: &NodeAddress, digest: token::Digest) -> Isolation {
     Isolation::new(&format!("bento function {digest} at {node}"))
 }
 

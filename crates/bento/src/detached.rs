@@ -30,7 +30,7 @@ pub enum Fetched {
         /// How many bytes it has in all.
         size: u64,
         /// The bytes, and how the invocation ended.
-        output: Output,
+        output: Box<Output>,
     },
 }
 
@@ -108,11 +108,11 @@ impl Client {
                     (part.split_once('-')?.0.parse() == Ok(from)).then(|| size.parse().ok())?
                 });
                 let size = size.ok_or_else(|| violation("`Content-Range` that fits"))?;
-                Ok(Fetched::Ended { from, size, output: Output::kept(answer, None)? })
+                Ok(Fetched::Ended { from, size, output: Box::new(Output::kept(answer, None)?) })
             }
             _ => {
                 let answer = json::good(answer).await?;
-                let output = Output::kept(answer, None)?;
+                let output = Box::new(Output::kept(answer, None)?);
                 let size = output.length().ok_or_else(|| violation("`Content-Length`"))?;
                 Ok(Fetched::Ended { from: 0, size, output })
             }

@@ -11,6 +11,7 @@ mod browse;
 mod call;
 mod client;
 mod detached;
+mod dropbox;
 mod error;
 mod files;
 mod json;
@@ -25,9 +26,13 @@ pub use browse::{Browse, Kind, Missing, Page, Sizes, SizesError};
 pub use call::Call;
 pub use client::{Bounds, Client, Stage};
 pub use detached::{Fetched, OutputId};
+pub use dropbox::{
+    AgeIdentity, AgeRecipient, Announcement, Download, DropError, DropId, DropLink, DropRefusal, Dropbox, FileKey, LinkError, Locked,
+    OpenError, Opener, Opening, Origin, Parcel, Piece, Source, Told, Upload, Uploaded, age_seal,
+};
 pub use error::ClientError;
 pub use files::{FilesError, read_bundle};
 pub use output::{Output, Part};
-pub use standard::{Standard, connecting_to};
+pub use standard::{Room, Standard, connecting_to, with_room};
 pub use text::{line, paragraph};
 pub use tokens::Tokens;

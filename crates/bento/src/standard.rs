@@ -1,6 +1,7 @@
 //! The standard functions, which come with the client.
 
 use bento_proto::{
+    Size, Span,
     bundle::{Bundle, BundleError},
     exit_policy::Rule,
     manifest::ManifestError,
@@ -14,6 +15,8 @@ include!(concat!(env!("OUT_DIR"), "/standard.rs"));
 pub enum Standard {
     /// Fetches a web page and sends it back padded.
     Browser,
+    /// Keeps files for whoever has its token or a link.
+    Dropbox,
 }
 
 impl Standard {
@@ -24,6 +27,7 @@ impl Standard {
     pub fn bundle(self) -> Result<Bundle, BundleError> {
         let files = match self {
             Self::Browser => BROWSER,
+            Self::Dropbox => DROPBOX,
         };
         Bundle::new(files.iter().map(|(name, content)| ((*name).to_owned(), content.to_vec())).collect())
     }
@@ -37,6 +41,44 @@ pub fn connecting_to(bundle: Bundle, rules: &[Rule]) -> Result<Bundle, BundleErr
     if rules.is_empty() {
         return Ok(bundle);
     }
+    needing(bundle, |needs| {
+        let connect = needs.entry("connect").or_insert_with(|| toml::Value::Array(Vec::new()));
+        if let toml::Value::Array(connect) = connect {
+            // First, since the first rule that matches decides.
+            connect.splice(0..0, rules.iter().map(|rule| toml::Value::String(rule.to_string())));
+        }
+    })
+}
+
+/// Amounts that a function needs at least.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Room {
+    /// What it keeps in its node's store.
+    pub storage: Size,
+    /// Bytes of all its streams.
+    pub traffic: Size,
+    /// From install to the end.
+    pub lifetime: Span,
+    /// CPU time.
+    pub cpu: Span,
+}
+
+/// The same function, its manifest asking for no less than this.
+///
+/// # Errors
+/// When that makes no manifest.
+pub fn with_room(bundle: Bundle, room: Room) -> Result<Bundle, BundleError> {
+    let needs = &bundle.manifest.needs;
+    let sizes = [("storage", needs.storage, room.storage), ("traffic", needs.traffic, room.traffic)];
+    let spans = [("lifetime", needs.lifetime, room.lifetime), ("cpu", needs.cpu, room.cpu)];
+    let sizes = sizes.into_iter().filter(|(_, is, least)| is < least).map(|(key, _, least)| (key, least.to_string()));
+    let spans = spans.into_iter().filter(|(_, is, least)| is < least).map(|(key, _, least)| (key, least.to_string()));
+    let raised: Vec<(&str, String)> = sizes.chain(spans).collect();
+    needing(bundle, |needs| needs.extend(raised.into_iter().map(|(key, amount)| (key.to_owned(), toml::Value::String(amount)))))
+}
+
+/// The same function with other needs in its manifest.
+fn needing(bundle: Bundle, change: impl FnOnce(&mut toml::Table)) -> Result<Bundle, BundleError> {
     let mut files = bundle.files;
     let manifest = files.iter_mut().find(|(name, _)| name == "manifest.toml").ok_or(BundleError::NoManifest)?;
     let text = std::str::from_utf8(&manifest.1).map_err(|_| BundleError::NotText)?;
@@ -44,11 +86,7 @@ pub fn connecting_to(bundle: Bundle, rules: &[Rule]) -> Result<Bundle, BundleErr
     let mut table: toml::Table = text.parse().map_err(wrong)?;
     let needs = table.entry("needs").or_insert_with(|| toml::Value::Table(toml::Table::new()));
     if let toml::Value::Table(needs) = needs {
-        let connect = needs.entry("connect").or_insert_with(|| toml::Value::Array(Vec::new()));
-        if let toml::Value::Array(connect) = connect {
-            // First, since the first rule that matches decides.
-            connect.splice(0..0, rules.iter().map(|rule| toml::Value::String(rule.to_string())));
-        }
+        change(needs);
     }
     manifest.1 = table.to_string().into_bytes();
     Bundle::new(files)
@@ -70,10 +108,26 @@ mod tests {
     }
 
     #[test]
+    fn needs_are_raised_and_never_lowered() {
+        let before = Standard::Dropbox.bundle().unwrap();
+        let room = Room { storage: Size::mib(5000), traffic: Size::mib(1), lifetime: Span::seconds(7 * 86_400), cpu: Span::seconds(1) };
+        let after = with_room(before.clone(), room).unwrap().manifest.needs;
+        assert_eq!((after.storage, after.lifetime), (room.storage, room.lifetime));
+        assert_eq!((after.traffic, after.cpu), (before.manifest.needs.traffic, before.manifest.needs.cpu));
+        assert_eq!(after.memory, before.manifest.needs.memory);
+    }
+
+    #[test]
     fn the_standard_functions_are_bundles_and_travel() {
-        let bundle = Standard::Browser.bundle().unwrap();
-        assert_eq!((bundle.manifest.name.as_str(), bundle.manifest.methods.as_slice()), ("browser", &["page".to_owned()][..]));
-        assert!(bundle.pack().is_ok());
-        assert!(bundle.files.iter().all(|(name, _)| !name.contains('/')));
+        for (standard, name, method) in [(Standard::Browser, "browser", "page"), (Standard::Dropbox, "dropbox", "visit")] {
+            let bundle = standard.bundle().unwrap();
+            assert_eq!(bundle.manifest.name, name);
+            assert!(bundle.manifest.methods.iter().any(|one| one == method));
+            assert!(bundle.pack().is_ok());
+            assert!(bundle.files.iter().all(|(name, _)| !name.contains('/')));
+        }
+        // What its page is made of is no code, and travels as well.
+        let bundle = Standard::Dropbox.bundle().unwrap();
+        assert_eq!(bundle.files.iter().filter(|(name, _)| name.starts_with("page.")).count(), 4);
     }
 }

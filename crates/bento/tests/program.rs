@@ -110,7 +110,10 @@ fn the_help_of_every_command() {
     let mut home = Home::new(good);
     home.see("");
     home.see("--help");
-    for command in ["nodes", "policy", "install", "invoke", "run", "status", "shutdown", "browse"] {
+    let dropbox = ["dropbox", "dropbox put", "dropbox get", "dropbox list", "dropbox rm"];
+    for command in
+        ["nodes", "policy", "install", "invoke", "output", "renew", "run", "status", "shutdown", "browse"].into_iter().chain(dropbox)
+    {
         home.see(&format!("{command} --help"));
     }
     home.compare("help.txt");
@@ -131,6 +134,26 @@ fn a_bad_command_line_says_what_and_what_next() {
         "browse site.example --bucket 1000 --sizes 20000",
         "browse site.example --json -o -",
         "browse site.example",
+        "dropbox put nowhere --node NODE",
+        "dropbox put hello --node NODE",
+        "dropbox put hello/function.py --at dropbox",
+        "dropbox put hello/function.py --pad 0",
+        "dropbox put hello/function.py --plain --pad 10",
+        "dropbox put hello/function.py --to age1nobody",
+        "dropbox put hello/function.py --gets 0",
+        "dropbox put hello/function.py --expires soon",
+        "dropbox get report.pdf",
+        "dropbox get dropbox/abcd",
+        "dropbox get http://example.org/l/abc",
+        "dropbox get http://NODE/v1/node",
+        "dropbox get http://NODE/l/abc#k=short",
+        "dropbox get http://NODE/l/abc#e=age",
+        "dropbox get http://NODE/l/abc --identity hello/manifest.toml",
+        "dropbox get http://NODE/l/abc#n=hello",
+        "dropbox get http://NODE/l/abc --json -o -",
+        "dropbox list dropbox",
+        "dropbox rm abc",
+        "dropbox rm abcd",
         "nodes add Anna NODE",
         "nodes add anna example.org",
         "nodes add anna pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryc.onion",

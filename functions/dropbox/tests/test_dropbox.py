@@ -311,6 +311,30 @@ def test_a_link_sends_the_drop_under_its_name_and_counts(box):
         box.ask("link", drop=new(), seconds=10)
 
 
+def test_a_download_through_a_link_goes_on_and_counts_once(box):
+    box.keep(ID, DATA, gets=1)
+    api = box.api()
+    api.run(dropbox.link, drop=ID, seconds=60, page=True)
+    (link,) = api.links.values()
+
+    def visit(path: str) -> bytes:
+        return box.api().run(dropbox.visit, **link.arguments, path=path)
+
+    reader = new()
+    assert visit(f"/raw/{reader}/0") == DATA
+    for offset in (1, 65_536, len(DATA) - 1, len(DATA)):
+        assert visit(f"/raw/{reader}/{offset}") == DATA[offset:]
+    for path in (f"/raw/{new()}/0", f"/raw/{new()}/9", "/raw"):
+        with pytest.raises(UsedUp):
+            visit(path)
+    for path in (f"/raw/{reader}", f"/raw/{reader}/", f"/raw/{reader}/0/0", f"/page/{reader}/0"):
+        with pytest.raises(NoSuchDrop):
+            visit(path)
+    for path in (f"/raw/{reader}/-1", f"/raw/{reader}/٣", "/raw/reader/0", f"/raw/{reader}/{len(DATA) + 1}"):
+        with pytest.raises(ValueError):
+            visit(path)
+
+
 def test_the_page_of_a_link_costs_no_get(box):
     box.keep(ID, DATA, gets=1)
     link = box.first.links[box.ask("link", drop=ID, seconds=60, page=True)["path"]]

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use bento::AgeRecipient;
 use bento_proto::{Size, Span, exit_policy::Rule};
 use clap::{Parser, Subcommand, builder::styling};
 
@@ -91,6 +92,13 @@ pub(crate) enum Command {
         after_help = "Examples:\n  bento browse https://www.torproject.org\n  bento browse example.org --node anna --bucket 500000 -o page.html\n  bento browse example.org --sizes 1000000,4000000 --warc page.warc"
     )]
     Browse(Browse),
+    /// Leave files on a node for others to fetch, and fetch them
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:\n  bento dropbox put report.pdf --gets 3\n  bento dropbox get 'http://….onion/l/…#k=…&n=report.pdf&p=1'\n  bento dropbox list"
+    )]
+    Dropbox(Dropbox),
 }
 
 #[derive(Debug, clap::Args)]
@@ -262,6 +270,88 @@ pub(crate) struct Browse {
     pub(crate) function: Option<PathBuf>,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Dropbox {
+    /// Encrypt a file, leave it on a node and print a link to it; goes on where an upload of it was cut off
+    #[command(
+        after_help = "Examples:\n  bento dropbox put report.pdf\n  bento dropbox put report.pdf --gets 1 --expires 12h --node anna\n  bento dropbox put backup.tar --to age1… --no-pad --at dropbox\n\nWhoever has the link can fetch and read the file: with Tor Browser, or with `bento dropbox get`."
+    )]
+    Put(DropboxPut),
+    /// Fetch a file by its link, or one of your own by its Dropbox and drop
+    #[command(
+        after_help = "Examples:\n  bento dropbox get 'http://….onion/l/…#k=…&n=report.pdf&p=1'\n  bento dropbox get dropbox/6f1c9a -o copy.pdf\n  bento dropbox get LINK --identity key.txt"
+    )]
+    Get(DropboxGet),
+    /// List the drops of your Dropboxes
+    #[command(after_help = "Examples:\n  bento dropbox list\n  bento dropbox list dropbox --json")]
+    List(DropboxList),
+    /// Erase a drop, and end its Dropbox if that was made for it and is empty then
+    #[command(after_help = "Examples:\n  bento dropbox rm 6f1c9a\n  bento dropbox rm dropbox/6f1c9ab4d3e2f1a06f1c9ab4d3e2f1a0")]
+    Rm(DropboxRm),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DropboxPut {
+    /// The file
+    pub(crate) file: PathBuf,
+    /// An installed Dropbox, by its name [default: one is installed for this file]
+    #[arg(long, value_name = "NAME", conflicts_with = "node")]
+    pub(crate) at: Option<String>,
+    /// The node that it is installed on: one of the list, or an address [default: the first of the list that answers and can take it]
+    #[arg(long)]
+    pub(crate) node: Option<String>,
+    /// Encrypt to this recipient, in the age format; for each recipient once [default: with a key that is in the link]
+    #[arg(long, value_name = "AGE1…")]
+    pub(crate) to: Vec<AgeRecipient>,
+    /// Do not encrypt: a browser saves the file directly, and the node can read it
+    #[arg(long, conflicts_with_all = ["to", "pad", "no_pad"])]
+    pub(crate) plain: bool,
+    /// How long it is kept [default: 24 h]
+    #[arg(long, value_name = "TIME", value_parser = span)]
+    pub(crate) expires: Option<Duration>,
+    /// How often it can be fetched [default: any number]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) gets: Option<u64>,
+    /// Pad to a multiple of this many bytes, so that the size says less [default: 1000000]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, conflicts_with = "no_pad")]
+    pub(crate) pad: Option<u64>,
+    /// Do not pad
+    #[arg(long)]
+    pub(crate) no_pad: bool,
+    /// The name under which it is saved [default: the file's]
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DropboxGet {
+    /// A link, or NAME/DROP for a drop of your own: an installed Dropbox, and the drop's id or how it begins
+    #[arg(value_name = "LINK|NAME/DROP")]
+    pub(crate) from: String,
+    /// Where the file goes, - for stdout [default: the name that its sender gave it]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Replace the file if it is there
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// The file with your age identity, for what was encrypted to it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) identity: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DropboxList {
+    /// An installed Dropbox, by its name [default: all]
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DropboxRm {
+    /// The drop's id or how it begins; NAME/DROP for one that this program did not send
+    #[arg(value_name = "DROP")]
+    pub(crate) drop: String,
+}
+
 /// `"1000000"` or `"1 MiB"`.
 fn bytes(text: &str) -> Result<u64, String> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
@@ -287,7 +377,9 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent_and_every_command_has_examples() {
         Args::command().debug_assert();
-        for command in Args::command().get_subcommands() {
+        let all = Args::command();
+        let dropbox = all.find_subcommand("dropbox").unwrap().get_subcommands();
+        for command in all.get_subcommands().chain(dropbox) {
             assert!(command.get_after_help().is_some(), "{}", command.get_name());
             assert!(!command.get_about().unwrap().to_string().ends_with('.'));
         }

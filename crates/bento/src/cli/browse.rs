@@ -167,7 +167,7 @@ fn clip(text: &str) -> String {
 }
 
 /// The first node of the list that answers and can take the function.
-async fn pick(context: &Context, bundle: &Bundle) -> Result<(String, NodeAddress), Failure> {
+pub(crate) async fn pick(context: &Context, bundle: &Bundle) -> Result<(String, NodeAddress), Failure> {
     let nodes = context.nodes()?.filled()?;
     let (count, function) = (nodes.len(), &bundle.manifest.name);
     context.show.now(&format!("asking {} for the policy", ask::counted(count)));

@@ -91,12 +91,12 @@ fn keep(store: &Store, node: &NodeAddress, bundle: &Bundle, wanted: Option<&str>
 }
 
 /// The name, or it with the first number that is free.
-fn free(functions: &Functions, name: &str) -> String {
+pub(crate) fn free(functions: &Functions, name: &str) -> String {
     let numbered = (2..).map(|number| format!("{name}-{number}"));
     std::iter::once(name.to_owned()).chain(numbered).find(|name| !functions.contains_key(name)).unwrap_or_default()
 }
 
-fn forget(store: &Store, name: &str, tokens: &Tokens) -> Result<(), Failure> {
+pub(crate) fn forget(store: &Store, name: &str, tokens: &Tokens) -> Result<(), Failure> {
     store.update(|functions| {
         // Another program may have taken the name meanwhile.
         if functions.get(name).is_some_and(|record| record.tokens().is_ok_and(|own| own == *tokens)) {
@@ -206,7 +206,7 @@ pub(crate) async fn shutdown(context: &Context, args: args::Shutdown) -> Result<
     context.say(&format!("{done} {name}.\n"), &json!({"name": name, "ended": done != "Forgot"}))
 }
 
-fn is_unknown(error: &ClientError) -> bool {
+pub(crate) fn is_unknown(error: &ClientError) -> bool {
     matches!(error, ClientError::Refused(problem) if problem.code() == "unknown-token")
 }
 

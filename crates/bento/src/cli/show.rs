@@ -7,6 +7,9 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+const RECEIVED: &str = "{spinner} received {bytes} of {total_bytes} {bar:24} {bytes_per_sec}";
+const MOVED: &str = "{spinner} {prefix} {bytes} of {total_bytes} {bar:24} {bytes_per_sec}, {eta} left";
+
 /// Shows progress.
 #[derive(Debug)]
 pub(crate) struct Show {
@@ -39,6 +42,10 @@ impl Show {
             Mode::Lines => line(text),
             Mode::Bar(bar) => {
                 bar.enable_steady_tick(Duration::from_millis(100));
+                if !bar.prefix().is_empty() {
+                    bar.set_prefix("");
+                    bar.set_style(style("{spinner} {msg}"));
+                }
                 bar.set_message(text.to_owned());
             }
         }
@@ -53,12 +60,27 @@ impl Show {
         }
     }
 
+    /// How far something long is, done at a steady rate.
+    pub(crate) fn moved(&self, what: &'static str, bytes: u64, total: u64) {
+        let Mode::Bar(bar) = &self.mode else { return };
+        if bar.length() != Some(total) || bar.prefix() != what {
+            bar.set_style(style(MOVED));
+            bar.set_prefix(what);
+            bar.set_length(total);
+            // What was there before is no part of the rate.
+            bar.set_position(bytes);
+            bar.reset_elapsed();
+            bar.reset_eta();
+        }
+        bar.set_position(bytes);
+    }
+
     /// How much has come, and of how much if that is known.
     pub(crate) fn received(&self, bytes: u64, total: Option<u64>) {
         let Mode::Bar(bar) = &self.mode else { return };
         match total {
             Some(total) if bar.length() != Some(total) => {
-                bar.set_style(style("{spinner} received {bytes} of {total_bytes} {bar:24} {bytes_per_sec}"));
+                bar.set_style(style(RECEIVED));
                 bar.set_length(total);
                 bar.reset_elapsed();
             }
@@ -91,7 +113,7 @@ mod tests {
 
     #[test]
     fn every_template_is_one() {
-        for template in ["{spinner} {msg}", "{spinner} received {bytes} of {total_bytes} {bar:24} {bytes_per_sec}"] {
+        for template in ["{spinner} {msg}", RECEIVED, MOVED] {
             assert!(ProgressStyle::with_template(template).is_ok());
         }
     }

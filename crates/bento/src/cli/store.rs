@@ -53,6 +53,50 @@ pub(crate) struct Record {
     /// Detached invocations whose outputs were not fetched yet, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) outputs: Vec<String>,
+    /// Drops that were put there, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) drops: Vec<Drop>,
+    /// Was it installed for one of these drops alone?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) for_drop: bool,
+}
+
+/// A drop that was put into a Dropbox. It is kept before the node hears of it, so that an upload that is cut off goes on.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Drop {
+    /// Its name on the node.
+    pub(crate) id: String,
+    /// The file's name for those who fetch it.
+    pub(crate) name: String,
+    /// Where the file was.
+    pub(crate) file: PathBuf,
+    /// Bytes of the file,
+    pub(crate) size: u64,
+    /// and its SHA-256 in hexadecimal: another file is never encrypted under the same key.
+    pub(crate) sha256: String,
+    /// The multiple it is padded to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pad: Option<u64>,
+    #[serde(flatten)]
+    pub(crate) form: Form,
+    /// How often it can be fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) gets: Option<u64>,
+    /// The path of its link, once all of it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) link: Option<String>,
+}
+
+/// How a drop is encrypted.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "form", rename_all = "lowercase")]
+pub(crate) enum Form {
+    /// It is not.
+    Plain,
+    /// With this key, in hexadecimal.
+    Sealed { key: String, prefix: String },
+    /// To these recipients.
+    Age { to: Vec<String> },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -75,6 +119,8 @@ impl Record {
             traffic: manifest.needs.traffic,
             pending: true,
             outputs: Vec::new(),
+            drops: Vec::new(),
+            for_drop: false,
         }
     }
 

@@ -5,6 +5,8 @@
 // Each test binary uses a part of it.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod dropbox;
+
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},
@@ -88,7 +90,8 @@ impl FakeNode {
 
 async fn serve(mut stream: TcpStream, script: Script, log: Arc<Mutex<Vec<Asked>>>) -> Option<()> {
     let mut asked = head(&mut stream).await?;
-    let mut acts = script(&asked);
+    // A script may count, and is asked once where the input is not needed while it comes.
+    let mut acts = if asked.line.ends_with("/echo") { script(&asked) } else { Vec::new() };
     if !matches!(acts.first(), Some(Act::Echo)) {
         asked.body = body(&mut stream, &asked).await?;
         acts = script(&asked);
