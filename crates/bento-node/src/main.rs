@@ -89,6 +89,7 @@ async fn main() -> ExitCode {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "what it prints is what it is for")]
 async fn forget(path: PathBuf) -> Result<(), Said> {
     let config = Config::read(&path).map_err(|error| (chain(&error), HINT_FILES))?;
     let forgotten = daemon::forget(&config).await.map_err(|error| match error {

@@ -8,6 +8,7 @@ mod browse;
 mod context;
 mod detached;
 mod dropbox;
+mod errand;
 mod failure;
 mod function;
 mod invoke;
@@ -68,6 +69,7 @@ async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Status(args) => function::status(context, args).await,
         Command::Shutdown(args) => function::shutdown(context, args).await,
         Command::Browse(args) => browse::run(context, args).await,
+        Command::Collect(args) => errand::collect(context, args).await,
         Command::Dropbox(args) => dropbox::run(context, args).await,
     }
 }

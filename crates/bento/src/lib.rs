@@ -12,6 +12,7 @@ mod call;
 mod client;
 mod detached;
 mod dropbox;
+mod errand;
 mod error;
 mod files;
 mod json;
@@ -30,6 +31,7 @@ pub use dropbox::{
     AgeIdentity, AgeRecipient, Announcement, Download, DropError, DropId, DropLink, DropRefusal, Dropbox, FileKey, LinkError, Locked,
     OpenError, Opener, Opening, Origin, Parcel, Piece, Source, Told, Upload, Uploaded, age_seal,
 };
+pub use errand::{Collected, Errand, ErrandError, Place};
 pub use error::ClientError;
 pub use files::{FilesError, read_bundle};
 pub use output::{Output, Part};

@@ -78,7 +78,7 @@ pub fn with_room(bundle: Bundle, room: Room) -> Result<Bundle, BundleError> {
 }
 
 /// The same function with other needs in its manifest.
-fn needing(bundle: Bundle, change: impl FnOnce(&mut toml::Table)) -> Result<Bundle, BundleError> {
+pub(crate) fn needing(bundle: Bundle, change: impl FnOnce(&mut toml::Table)) -> Result<Bundle, BundleError> {
     let mut files = bundle.files;
     let manifest = files.iter_mut().find(|(name, _)| name == "manifest.toml").ok_or(BundleError::NoManifest)?;
     let text = std::str::from_utf8(&manifest.1).map_err(|_| BundleError::NotText)?;

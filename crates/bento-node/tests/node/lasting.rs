@@ -218,7 +218,6 @@ async fn a_lease_goes_on_over_a_restart_and_what_is_sealed_can_be_renewed() {
     assert_eq!(long.invoke("names", "{}").await.body, "");
     let functions = node.directory.path().join("state/functions");
     until("the other one is gone", || std::fs::read_dir(&functions).unwrap().count() == 1).await;
-    drop(short);
 }
 
 #[tokio::test]

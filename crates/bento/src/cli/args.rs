@@ -89,9 +89,12 @@ pub(crate) enum Command {
     Shutdown(Shutdown),
     /// Fetch a web page through a node, padded, as one HTML file
     #[command(
-        after_help = "Examples:\n  bento browse https://www.torproject.org\n  bento browse example.org --node anna --bucket 500000 -o page.html\n  bento browse example.org --sizes 1000000,4000000 --warc page.warc"
+        after_help = "Examples:\n  bento browse https://www.torproject.org\n  bento browse example.org --node anna --bucket 500000 -o page.html\n  bento browse example.org --sizes 1000000,4000000 --warc page.warc\n  bento browse example.org --offline"
     )]
     Browse(Browse),
+    /// Fetch a page that `bento browse --offline` sent for, or list those that are awaited
+    #[command(after_help = "Examples:\n  bento collect\n  bento collect www.torproject.org -o page.html\n  bento collect --list")]
+    Collect(Collect),
     /// Leave files on a node for others to fetch, and fetch them
     #[command(
         subcommand,
@@ -268,6 +271,33 @@ pub(crate) struct Browse {
     /// Use the function in this directory in place of the one that came with this program
     #[arg(long, value_name = "DIR")]
     pub(crate) function: Option<PathBuf>,
+    /// Leave right after asking: the page is left, padded and encrypted, in a Dropbox on another node, for `bento collect`
+    #[arg(long, conflicts_with_all = ["output", "force", "warc"])]
+    pub(crate) offline: bool,
+    /// With --offline: the node for the Dropbox [default: another one of the list that can take it]
+    #[arg(long, value_name = "NODE", requires = "offline")]
+    pub(crate) dropbox: Option<String>,
+    /// With --offline: how long the page is kept [default: 12 h]
+    #[arg(long, value_name = "TIME", value_parser = span, requires = "offline")]
+    pub(crate) keep: Option<Duration>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Collect {
+    /// What was sent for, by the name that `bento browse --offline` gave it [default: the latest]
+    pub(crate) name: Option<String>,
+    /// Where the page goes, - for stdout [default: the host's name and .html]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Replace a file that is there
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// List what is awaited
+    #[arg(long, conflicts_with_all = ["name", "output", "force"])]
+    pub(crate) list: bool,
+    /// Give it up: end both functions, as far as they can be reached, and forget them
+    #[arg(long, conflicts_with_all = ["output", "force", "list"])]
+    pub(crate) forget: bool,
 }
 
 #[derive(Debug, Subcommand)]

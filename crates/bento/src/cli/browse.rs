@@ -49,17 +49,21 @@ pub(crate) async fn run(context: &Context, args: args::Browse) -> Result<(), Fai
         None if args.sizes.is_empty() => Sizes::default(),
         None => Sizes::one_of(args.sizes.clone()).map_err(wrong)?,
     };
+    if args.offline {
+        let browse = Browse { url, sizes, scripts: args.scripts, warc: false };
+        return super::errand::send(context, browse, bundle, &args).await;
+    }
     // Before anything is asked of anybody: a file that is in the way is told at once.
     let chosen = args.output.clone().map_or_else(|| free(&host(&url)), Ok)?;
-    let mut sink = Sink::open(Some(&chosen), args.force).await?;
-    let mut archive = match &args.warc {
+    let sink = Sink::open(Some(&chosen), args.force).await?;
+    let archive = match &args.warc {
         Some(path) => Some(Sink::open(Some(path), args.force).await?),
         None => None,
     };
 
     let (name, node) = match &args.node {
         Some(node) => context.node(node)?,
-        None => pick(context, &bundle).await?,
+        None => pick(context, &bundle, None).await?,
     };
     let browse = Browse { url, sizes, scripts: args.scripts, warc: archive.is_some() };
     let client = context.client(&node).await?;
@@ -81,16 +85,29 @@ pub(crate) async fn run(context: &Context, args: args::Browse) -> Result<(), Fai
         }
         failure
     })?;
+    deliver(context, &browse, &page, &name, &node, (sink, archive), args.output.is_some()).await
+}
+
+/// Brings a page to its place, and says so.
+pub(crate) async fn deliver(
+    context: &Context,
+    browse: &Browse,
+    page: &Page,
+    name: &str,
+    node: &NodeAddress,
+    (mut sink, mut archive): (Sink, Option<Sink>),
+    given: bool,
+) -> Result<(), Failure> {
     context.show.step(&format!("received {} bytes, of which {} are padding", page.received, page.padding));
 
     if let Kind::Error(reason) = &page.kind {
-        report(context, &page, &name, &node, None, None)?;
+        report(context, page, name, node, None, None)?;
         return Err(Failure::new(FUNCTION, format!("the page could not be fetched: {reason}"))
             .with_hint("look at the address, or try another node"));
     }
     context.show.clear();
     sink.write(&page.html).await?;
-    let file = finish(sink, args.output.is_some(), &browse.url, &page.html).await?;
+    let file = finish(sink, given, &browse.url, &page.html).await?;
     let warc = match archive.take() {
         Some(mut sink) => {
             sink.write(&page.warc).await?;
@@ -98,7 +115,7 @@ pub(crate) async fn run(context: &Context, args: args::Browse) -> Result<(), Fai
         }
         None => None,
     };
-    report(context, &page, &name, &node, file, warc)
+    report(context, page, name, node, file, warc)
 }
 
 /// Gives the page its name. When somebody has taken the one that was free, it takes the next.
@@ -166,9 +183,13 @@ fn clip(text: &str) -> String {
     if text.chars().count() > 80 { text.chars().take(79).chain(['…']).collect() } else { text.to_owned() }
 }
 
-/// The first node of the list that answers and can take the function.
-pub(crate) async fn pick(context: &Context, bundle: &Bundle) -> Result<(String, NodeAddress), Failure> {
-    let nodes = context.nodes()?.filled()?;
+/// The first node of the list, but for one, that answers and can take the function.
+pub(crate) async fn pick(context: &Context, bundle: &Bundle, other: Option<&NodeAddress>) -> Result<(String, NodeAddress), Failure> {
+    let mut nodes = context.nodes()?.filled()?;
+    nodes.retain(|(_, address)| Some(address) != other);
+    if nodes.is_empty() {
+        return Err(Failure::input("the list has only one node, and this needs two").with_hint("add another with `bento nodes add`"));
+    }
     let (count, function) = (nodes.len(), &bundle.manifest.name);
     context.show.now(&format!("asking {} for the policy", ask::counted(count)));
     let mut questions = ask::start(context, nodes).await;
@@ -239,7 +260,7 @@ fn port(url: &str) -> Option<u16> {
 }
 
 /// The host's name in the address that was given, as far as it can be part of a file's name.
-fn host(url: &str) -> String {
+pub(crate) fn host(url: &str) -> String {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
@@ -253,7 +274,7 @@ fn host(url: &str) -> String {
 }
 
 /// `HOST.html`, or with the first number that is free.
-fn free(host: &str) -> Result<PathBuf, Failure> {
+pub(crate) fn free(host: &str) -> Result<PathBuf, Failure> {
     let numbered = (2..NUMBERS_MAX).map(|number| format!("{host}-{number}.html"));
     let mut names = std::iter::once(format!("{host}.html")).chain(numbered).map(PathBuf::from);
     let found = names.find(|path| fs::symlink_metadata(path).is_err());

@@ -88,7 +88,7 @@ fn named<'a>(drops: impl Iterator<Item = (&'a String, &'a Drop)>, text: &str) ->
     Ok(first)
 }
 
-fn failure(error: DropError, name: &str) -> Failure {
+pub(crate) fn failure(error: DropError, name: &str) -> Failure {
     let (hint, text) = (error.hint(), error.to_string());
     let status = match error {
         DropError::Client(error) => return Failure::about(error, name, None),

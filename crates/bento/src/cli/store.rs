@@ -99,10 +99,39 @@ pub(crate) enum Form {
     Age { to: Vec<String> },
 }
 
+/// A page that was sent for with `bento browse --offline`.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ErrandRecord {
+    /// The page.
+    pub(crate) url: String,
+    /// Its padding: a multiple of this,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) bucket: Option<u64>,
+    /// or one of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) sizes: Vec<u64>,
+    /// Nodes and tokens: of Browser,
+    pub(crate) browser: [String; 3],
+    /// and of Dropbox.
+    pub(crate) dropbox: [String; 3],
+    pub(crate) drop: String,
+    pub(crate) output: String,
+    /// What it is encrypted to.
+    pub(crate) identity: String,
+    pub(crate) keep: Span,
+    /// When it was sent for, in seconds since 1970.
+    pub(crate) sent: u64,
+}
+
+/// All errands by their names.
+pub(crate) type Errands = BTreeMap<String, ErrandRecord>;
+
 #[derive(Serialize, Deserialize)]
 struct Content {
     version: u32,
     functions: Functions,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    errands: Errands,
 }
 
 impl Record {
@@ -145,13 +174,24 @@ impl Store {
 
     /// All functions as they are now.
     pub(crate) fn read(&self) -> Result<Functions, Failure> {
+        Ok(self.content()?.functions)
+    }
+
+    /// All errands as they are now.
+    pub(crate) fn errands(&self) -> Result<Errands, Failure> {
+        Ok(self.content()?.errands)
+    }
+
+    fn content(&self) -> Result<Content, Failure> {
         let path = self.file();
         check_private(&self.directory, 0o700)?;
         check_private(&path, 0o600)?;
         let bytes = match fs::metadata(&path) {
             Ok(found) if found.len() > BYTES_MAX => return Err(damaged(&path, "it is too long")),
             Ok(_) => fs::read(&path).map_err(|error| Failure::file("reading", &path, &error))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Functions::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Content { version: 1, functions: Functions::new(), errands: Errands::new() });
+            }
             Err(error) => return Err(Failure::file("reading", &path, &error)),
         };
         // The text of the error names line and column only; a token could be in its value.
@@ -160,16 +200,25 @@ impl Store {
         if content.version != 1 {
             return Err(damaged(&path, &format!("it is of version {}, and this program knows version 1", content.version)));
         }
-        Ok(content.functions)
+        Ok(content)
     }
 
     /// Changes the functions and writes them, with nobody in between. When `change` fails, nothing is written.
     pub(crate) fn update<T>(&self, change: impl FnOnce(&mut Functions) -> Result<T, Failure>) -> Result<T, Failure> {
+        self.change(|content| change(&mut content.functions))
+    }
+
+    /// The same for errands.
+    pub(crate) fn update_errands<T>(&self, change: impl FnOnce(&mut Errands) -> Result<T, Failure>) -> Result<T, Failure> {
+        self.change(|content| change(&mut content.errands))
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Content) -> Result<T, Failure>) -> Result<T, Failure> {
         make_private(&self.directory)?;
         let _lock = lock(&self.file())?;
-        let mut functions = self.read()?;
-        let done = change(&mut functions)?;
-        let mut text = serde_json::to_vec_pretty(&Content { version: 1, functions }).map_err(|error| Failure::input(error.to_string()))?;
+        let mut content = self.content()?;
+        let done = change(&mut content)?;
+        let mut text = serde_json::to_vec_pretty(&content).map_err(|error| Failure::input(error.to_string()))?;
         text.push(b'\n');
         write_whole(&self.file(), &text, 0o600).map_err(|error| Failure::file("writing", &self.file(), &error))?;
         Ok(done)

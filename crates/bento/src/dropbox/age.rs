@@ -5,9 +5,10 @@
 
 use std::io::{self, Read, Write};
 
-use age::{Decryptor, Encryptor, Identity, Recipient, x25519};
+use age::{Decryptor, Encryptor, Identity, Recipient, secrecy::ExposeSecret as _, x25519};
 use bytes::{Buf as _, Bytes};
 use tokio::sync::mpsc;
+use zeroize::Zeroizing;
 
 use super::{OpenError, Source};
 
@@ -46,6 +47,21 @@ impl std::fmt::Debug for AgeIdentity {
 }
 
 impl AgeIdentity {
+    /// A new one.
+    pub fn mint() -> Self {
+        Self(x25519::Identity::generate())
+    }
+
+    /// Whom to encrypt to, for it to open.
+    pub fn recipient(&self) -> AgeRecipient {
+        AgeRecipient(self.0.to_public())
+    }
+
+    /// The text form, which is the secret itself.
+    pub fn reveal(&self) -> Zeroizing<String> {
+        Zeroizing::new(self.0.to_string().expose_secret().to_owned())
+    }
+
     /// The identities in a file as `age-keygen` writes it.
     ///
     /// # Errors

@@ -197,7 +197,7 @@ async fn placed(context: &Context, store: &Store, args: &args::DropboxPut, drop:
     let bundle = bundle(args, size)?;
     let (node_name, node) = match &args.node {
         Some(node) => context.node(node)?,
-        None => pick(context, &bundle).await?,
+        None => pick(context, &bundle, None).await?,
     };
     let tokens = Tokens::mint()?;
     let mut record = Record::new(&node, &tokens, &bundle, digest(&bundle)?);
