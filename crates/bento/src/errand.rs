@@ -9,7 +9,7 @@ use bento_proto::{Outcome, Size, Span, bundle::Bundle};
 use serde_json::json;
 
 use crate::{
-    AgeIdentity, Browse, Client, ClientError, DropError, DropId, DropRefusal, Fetched, Input, NodeAddress, Output, OutputId, Page,
+    AgeIdentity, Bounds, Browse, Client, ClientError, DropError, DropId, DropRefusal, Fetched, Input, NodeAddress, Output, OutputId, Page,
     Standard, Tokens,
     dropbox::{Download, Dropbox, Locked, Opening, Origin, Piece},
     standard::needing,
@@ -23,6 +23,9 @@ const STORAGE: Size = Size::mib(40);
 
 /// Bytes in and out of that Dropbox: the page once in and a few times out.
 const TRAFFIC: Size = Size::mib(128);
+
+/// How long a node may take to be told that its function is no longer needed.
+const END: Duration = Duration::from_secs(20);
 
 /// Where one of the two functions is, and the rights to it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -194,11 +197,11 @@ impl Errand {
         }
     }
 
-    /// Ends both functions, as far as they can be reached. What cannot be ends with its lifetime.
+    /// Ends both functions, as far as they can be reached soon. What cannot be ends with its lifetime.
     pub async fn end(&self, client: &Client) {
-        for place in [&self.dropbox, &self.browser] {
-            let _ = client.shutdown(&place.node, &place.tokens.shutdown).await;
-        }
+        let client = client.clone().with_bounds(Bounds { connect: END, answer: END, idle: END });
+        let (one, other) = (&self.dropbox, &self.browser);
+        let _ = tokio::join!(client.shutdown(&one.node, &one.tokens.shutdown), client.shutdown(&other.node, &other.tokens.shutdown));
     }
 }
 

@@ -205,8 +205,8 @@ async fn a_lease_can_be_renewed_and_without_that_a_function_ends_and_is_erased()
 #[tokio::test]
 async fn a_lease_goes_on_over_a_restart_and_what_is_sealed_can_be_renewed() {
     let node = Node::start(POLICY, "");
-    let (mut long, short) =
-        (installed_at(node.address, STORES, NOTES).await, installed_at(node.address, "lifetime = \"1 s\"", NOTES).await);
+    let mut long = installed_at(node.address, STORES, NOTES).await;
+    let _short = installed_at(node.address, "lifetime = \"1 s\"", NOTES).await;
     let node = node.killed_and_started();
     long.address = node.address;
     let token = format!("Bearer {}", long.shutdown.reveal());

@@ -5,5 +5,6 @@ pub(crate) mod exits;
 pub(crate) mod faults;
 pub(crate) mod functions;
 pub(crate) mod kills;
+pub(crate) mod offline;
 pub(crate) mod onion_services;
 pub(crate) mod pages;
