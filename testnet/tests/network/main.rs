@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         cases::daemons::CASES,
         cases::functions::CASES,
         cases::pages::CASES,
+        cases::drops::CASES,
         cases::kills::CASES,
         cases::faults::CASES,
     ]
