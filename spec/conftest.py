@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import hmac
 import io
 import json
 import os
@@ -50,24 +51,36 @@ class Node:
         config = directory / "bentod.toml"
         config.write_text(f'name = "Test"\nstate = "state"\nlisten = "127.0.0.1:0"\n{more}\n[tor]\noff = true\n')
         (directory / "policy.toml").write_text(policy)
+        self._config = config
+        self._told = threading.Condition()
+        self._begin()
+
+    def start_again(self) -> None:
+        """Kills it, and starts another with what it left."""
+        self.process.kill()
+        self.process.wait()
+        self._begin()
+
+    def _begin(self) -> None:
         self.process = subprocess.Popen(
-            [bentod(), "run", "--config", config], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            [bentod(), "run", "--config", self._config], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
         self.log = ""
-        self._told = threading.Condition()
-        threading.Thread(target=self._follow, daemon=True).start()
+        threading.Thread(target=self._follow, args=(self.process,), daemon=True).start()
         found = re.search(r"listening address=(\S+):(\d+)", self.until("listening"))
         assert found, self.log
         self.address = (found[1], int(found[2]))
 
-    def _follow(self) -> None:
-        for line in self.process.stderr:
-            with self._told:
-                self.log += re.sub(r"\x1b\[\d*m", "", line)
-                self._told.notify_all()
+    def _follow(self, process: subprocess.Popen) -> None:
+        for line in process.stderr:
+            self._tell(process, re.sub(r"\x1b\[\d*m", "", line))
+        self._tell(process, "(end of the log)")
+
+    def _tell(self, process: subprocess.Popen, text: str) -> None:
         with self._told:
-            self.log += "(end of the log)"
-            self._told.notify_all()
+            if process is self.process:
+                self.log += text
+                self._told.notify_all()
 
     def until(self, text: str) -> str:
         """Waits until the log has this text."""
@@ -204,6 +217,13 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def seal(text: str) -> str:
+    """The key under which a node keeps the function of an invocation token: HKDF (RFC 5869) with SHA-256, no salt, 32 bytes."""
+    extracted = hmac.digest(bytes(32), text.encode(), "sha256")
+    key = hmac.digest(extracted, b"bento seal 1\x01", "sha256")
+    return "bento-seal-" + base64.b32encode(key).decode().rstrip("=").lower()
+
+
 @dataclass
 class Function:
     """A function with tokens of its own."""
@@ -214,8 +234,12 @@ class Function:
 
     def install(self, archive: bytes, **headers: str) -> Answer:
         """Installs it."""
-        digests = {"Bento-Invocation-Digest": digest(self.invocation), "Bento-Shutdown-Digest": digest(self.shutdown)}
-        return ask(self.node, "POST", "/v1/functions", digests | headers, archive)
+        own = {
+            "Bento-Invocation-Digest": digest(self.invocation),
+            "Bento-Shutdown-Digest": digest(self.shutdown),
+            "Bento-Seal": seal(self.invocation),
+        }
+        return ask(self.node, "POST", "/v1/functions", own | headers, archive)
 
     def bearer(self, kind: str = "invocation") -> dict[str, str]:
         """The header with a token."""

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
-from conftest import POLICY, ROOT, Answer, Function, Node, Session, ask, bentod, bundle, eventually, head, installed, run
+from conftest import POLICY, ROOT, Answer, Function, Node, Session, ask, bentod, bundle, eventually, head, installed, run, seal
 
 API = yaml.safe_load(Path(__file__).with_name("openapi.yaml").read_text())
 
@@ -28,6 +28,8 @@ HELLO = "def hello(api, name='world'):\n    api.output.write(name.encode())\n"
 WAIT = "def wait(api):\n    api.output.write(b'x')\n    api.input.read()\n"
 FAIL = "def fail(api):\n    raise ValueError('no')\n"
 TAKE = "def take(api):\n    bytearray(1 << 30)\n"
+OUTPUT = "0123456789abcdef" * 2
+KEEPS = "storage = '1 MiB'\n"
 SPIN = "def hello(api): pass\nwhile True: pass\n"
 
 
@@ -73,6 +75,8 @@ def case(operation: str, status: int, code: str | None = None) -> Callable:
 
 
 INSTALL, STATUS, SHUTDOWN = "POST /v1/functions", "GET /v1/function", "DELETE /v1/function"
+RENEW, FETCH, FORGET = "POST /v1/renew", "GET /v1/output/{output}", "DELETE /v1/output/{output}"
+FOLLOW = "GET /l/{link}"
 INVOKE, RUN = "POST /v1/invoke/{method}", "POST /v1/run/{method}"
 
 # The node.
@@ -95,6 +99,7 @@ def _(start):
 
 @case(INSTALL, 400, "bad-request")
 def _(start):
+    assert Function(start.node()).install(bundle(HELLO), **{"Bento-Seal": "bento-seal-x"}).code() == "bad-request"
     return ask(start.node(), "POST", "/v1/functions", {"Bento-Invocation-Digest": "0" * 64}, bundle(HELLO))
 
 
@@ -108,6 +113,11 @@ def _(start):
     answer = Function(start.node()).install(bundle(HELLO, "scratch = '17 MiB'"))
     assert answer.json()["line"] == {"key": "scratch", "needs": "17 MiB", "offers": "16 MiB"}
     return answer
+
+
+@case(INSTALL, 403, "depth")
+def _(start):
+    return Function(start.node()).install(bundle(HELLO), **{"Bento-Depth": "3"})
 
 
 @case(INSTALL, 403, "spent")
@@ -150,7 +160,7 @@ def _(start):
 @case(INSTALL, 503, "stopping")
 def _(start):
     archive = bundle(HELLO)
-    digests = {"Bento-Invocation-Digest": "0" * 64, "Bento-Shutdown-Digest": "1" * 64}
+    digests = {"Bento-Invocation-Digest": "0" * 64, "Bento-Shutdown-Digest": "1" * 64, "Bento-Seal": seal("")}
     return when_stopping(start.fresh(), head("POST", "/v1/functions", len(archive), digests), archive)
 
 
@@ -171,9 +181,25 @@ def _(start):
     return ask(start.node(), "DELETE", "/v1/function", installed(start.node(), HELLO).bearer("shutdown"))
 
 
-for name in (STATUS, SHUTDOWN, INVOKE):
-    verb, target = name.replace("{method}", "hello").split()
-    wrong = {"GET": "bento-invoke-x"}.get(verb)
+@case(STATUS, 409, "sealed")
+def _(start):
+    function = installed(start.fresh(), HELLO)
+    function.node.start_again()
+    answer = ask(function.node, "GET", "/v1/function", function.bearer("shutdown"))
+    assert function.invoke("hello").body == b"world"
+    assert ask(function.node, "GET", "/v1/function", function.bearer("shutdown")).status == 200
+    return answer
+
+
+@case(RENEW, 200)
+def _(start):
+    return ask(start.node(), "POST", "/v1/renew", installed(start.node(), HELLO).bearer("shutdown"))
+
+
+for name in (STATUS, SHUTDOWN, INVOKE, RENEW, FETCH, FORGET):
+    verb, target = name.replace("{method}", "hello").replace("{output}", OUTPUT).split()
+    wants_shutdown = name in (SHUTDOWN, RENEW)
+    wrong = "bento-invoke-x" if name == STATUS else None
 
     @case(name, 401, "no-token")
     def _(start, verb=verb, target=target):
@@ -181,14 +207,125 @@ for name in (STATUS, SHUTDOWN, INVOKE):
         return ask(start.node(), verb, target)
 
     @case(name, 401, "bad-token")
-    def _(start, verb=verb, target=target, wrong=wrong):
+    def _(start, verb=verb, target=target, wrong=wrong, wants_shutdown=wants_shutdown):
         function = installed(start.node(), HELLO)
-        swapped = function.invocation if verb == "DELETE" else function.shutdown
+        swapped = function.invocation if wants_shutdown else function.shutdown
         return ask(function.node, verb, target, {"Authorization": f"Bearer {wrong or swapped}"})
 
     @case(name, 401, "unknown-token")
-    def _(start, verb=verb, target=target):
-        return ask(start.node(), verb, target, Function(start.node()).bearer("shutdown" if verb == "DELETE" else "invocation"))
+    def _(start, verb=verb, target=target, wants_shutdown=wants_shutdown):
+        return ask(start.node(), verb, target, Function(start.node()).bearer("shutdown" if wants_shutdown else "invocation"))
+
+
+# Detached invocations.
+
+
+def detach(function: Function, method: str, body: bytes = b"", output: str = OUTPUT) -> Answer:
+    """Begins a detached invocation."""
+    return ask(function.node, "POST", f"/v1/invoke/{method}", function.bearer() | {"Bento-Detach": output}, body)
+
+
+def output(function: Function, method: str = "GET", name: str = OUTPUT, query: str = "?wait=30", **headers: str) -> Answer:
+    """Asks about an output."""
+    return ask(function.node, method, f"/v1/output/{name}{query}", function.bearer() | headers)
+
+
+@case(INVOKE, 202)
+def _(start):
+    return detach(installed(start.node(), HELLO, KEEPS), "hello")
+
+
+@case(FETCH, 200)
+def _(start):
+    function = installed(start.node(), FAIL, KEEPS)
+    assert detach(function, "fail").status == 202
+    answer = output(function)
+    assert json.loads(answer.headers["bento-outcome"])["error"] == "ValueError: no"
+    return answer
+
+
+@case(FETCH, 202)
+def _(start):
+    function = installed(start.node(), "import time\ndef rest(api):\n    time.sleep(60)\n", KEEPS)
+    assert detach(function, "rest").status == 202
+    return output(function, query="")
+
+
+@case(FETCH, 206)
+def _(start):
+    function = installed(start.node(), HELLO, KEEPS)
+    assert detach(function, "hello").status == 202
+    answer = output(function, Range="bytes=1-3")
+    assert (answer.body, answer.headers["content-range"]) == (b"orl", "bytes 1-3/5")
+    return answer
+
+
+@case(FETCH, 416, "range")
+def _(start):
+    function = installed(start.node(), HELLO, KEEPS)
+    assert detach(function, "hello").status == 202
+    return output(function, Range="bytes=5-")
+
+
+@case(FORGET, 204)
+def _(start):
+    function = installed(start.node(), HELLO, KEEPS)
+    assert detach(function, "hello").status == 202 and output(function).body == b"world"
+    return output(function, "DELETE", query="")
+
+
+@case(FORGET, 409, "running")
+def _(start):
+    function = installed(start.node(), "import time\ndef rest(api):\n    time.sleep(60)\n", KEEPS)
+    assert detach(function, "rest").status == 202
+    return output(function, "DELETE", query="")
+
+
+for name in (FETCH, FORGET):
+    verb = name.split()[0]
+
+    @case(name, 400, "bad-request")
+    def _(start, verb=verb):
+        return output(installed(start.node(), HELLO, KEEPS), verb, OUTPUT[1:], "")
+
+    @case(name, 404, "no-output")
+    def _(start, verb=verb):
+        return output(installed(start.node(), HELLO, KEEPS), verb, query="")
+
+
+# Links.
+
+LINKS = """
+def make(api, method):
+    api.output.write(api.link.make(method, {"name": "you"}, seconds=60).encode())
+
+def greet(api, name, path=""):
+    api.output.type("text/html", "greeting.html")
+    api.output.write(name.encode())
+
+def fail(api, name):
+    raise ValueError("no")
+"""
+
+
+def link(node: Node, method: str) -> str:
+    """The path of a link to a method."""
+    return installed(node, LINKS, KEEPS + "calls = ['link.*']").invoke("make", json.dumps({"method": method})).body.decode()
+
+
+@case(FOLLOW, 200)
+def _(start):
+    return ask(start.node(), "GET", link(start.node(), "greet"))
+
+
+@case(FOLLOW, 404, "no-link")
+def _(start):
+    return ask(start.node(), "GET", "/l/" + "a" * 52)
+
+
+@case(FOLLOW, 502, "function-failed")
+def _(start):
+    return ask(start.node(), "GET", link(start.node(), "fail"))
 
 
 # Invoke.
@@ -301,6 +438,13 @@ def _(start):
 @case(RUN, 403, "not-offered")
 def _(start):
     return run(start.node(), HELLO, "hello", "egress = 'tor'\nconnect = ['accept *:80']")
+
+
+@case(RUN, 403, "depth")
+def _(start):
+    archive = bundle(HELLO)
+    headers = {"Bento-Bundle-Length": str(len(archive)), "Bento-Depth": "3"}
+    return ask(start.node(), "POST", "/v1/run/hello", headers, archive)
 
 
 @case(RUN, 403, "spent")

@@ -40,17 +40,83 @@ def page(
     `scripts`: keep and pack them; else none are left. `warc`: append an archive of every exchange. `max_bytes`: of all resources
     together, `max_media`: of one film or sound. `authorities`: certificates in PEM that are trusted beside the node's.
     """
-    # Before anything is fetched: an argument that makes padding impossible must not depend on what the page is.
     buckets = sizes if sizes else bucket
-    smallest = pad.size(ERROR_BYTES, buckets)
     bounds = Bounds(int(max_resources), int(max_bytes), float(timeout), float(resource_timeout), int(max_media))
+    pad.write_padded(api.output, _packed(api, url, buckets, bounds, scripts, warc, authorities), buckets)
+
+
+def leave(
+    api,
+    url: str,
+    node: str,
+    invocation: str,
+    shutdown: str,
+    drop: str,
+    to: str,
+    expires: float,
+    bucket: int = 1_000_000,
+    sizes: list[int] | None = None,
+    scripts: bool = False,
+    warc: bool = False,
+    authorities: str | None = None,
+) -> None:
+    """Fetches one page as `page` does, and leaves it in a Dropbox on another node, so that its client need not wait for it.
+
+    The input is the Dropbox to install there, as a bundle, under the client's own tokens. What is left is padded as `page` says and then encrypted to
+    `to` (`age1…`): its size tells neither node, nor whoever watches the client fetch it, which page it is. `drop`, `expires`: as Dropbox
+    takes them.
+    """
+    # Imported only now: `page`, which is what most invocations run, needs none of them.
+    import hashlib
+    import io
+
+    buckets = sizes if sizes else bucket
+    pad.size(ERROR_BYTES, buckets)
+    # First of all: a node that does not take it is told before anything is fetched.
+    dropbox = api.nodes.install(node, _files(api.input.read()), invocation, shutdown)
+    payload = _packed(api, url, buckets, Bounds(), scripts, warc, authorities)
+    whole = io.BytesIO()
+    pad.write_padded(_Whole(whole), payload, buckets)
+    del payload
+    with api.seal(to, whole.getvalue()) as sealed:
+        content = sealed.read()
+    del whole
+    with dropbox.invoke("drop", input=content, drop=drop, size=len(content), expires=expires) as kept:
+        told = json.loads(kept.read())
+    if told["sha256"] != hashlib.sha256(content).hexdigest():
+        raise OSError("the Dropbox keeps something else than it was given")
+    api.output.write(json.dumps({"bytes": len(content)}).encode())
+
+
+class _Whole:
+    """Stands for an output where the bytes are wanted themselves."""
+
+    def __init__(self, file) -> None:
+        self.write = file.write
+
+    def length(self, count: int) -> None:
+        """There is nobody to tell."""
+
+
+def _files(bundle: bytes) -> dict[str, bytes]:
+    import io
+    import tarfile
+
+    with tarfile.open(fileobj=io.BytesIO(bundle)) as archive:
+        return {entry.name: archive.extractfile(entry).read() for entry in archive if entry.isfile()}
+
+
+def _packed(api, url: str, buckets: "int | list[int]", bounds: Bounds, scripts: bool, warc: bool, authorities: str | None) -> bytes:
+    """The payload, short enough for the largest padded size."""
+    # Before anything is fetched: an argument that makes padding impossible must not depend on what the page is.
+    smallest = pad.size(ERROR_BYTES, buckets)
     payload = _visited(api, url, bounds, scripts, warc, authorities)
     try:
         if pad.size(payload, buckets) > max(RESULT_BYTES, smallest):
             raise pad.TooLarge
     except pad.TooLarge:
         payload = _error(url, f"the packed page has {len(payload)} bytes, more than the largest padded size holds")
-    pad.write_padded(api.output, payload, buckets)
+    return payload
 
 
 def _visited(api, url: str, bounds: Bounds, scripts: bool, warc: bool, authorities: str | None) -> bytes:

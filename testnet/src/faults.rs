@@ -44,8 +44,8 @@ const AWAKE_AGAIN: Duration = Duration::from_secs(3);
 const REACHED: Duration = Duration::from_secs(120);
 
 /// Whom it hits.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-enum Victim {
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, clap::ValueEnum)]
+pub(crate) enum Victim {
     Node,
     /// The node while it comes up, one time in three with nothing kept yet.
     Start,
@@ -70,10 +70,21 @@ impl fmt::Display for Victim {
 /// Fifteen rounds; dealt again when they are used up.
 const DECK: [(Victim, usize); 5] = [(Victim::Node, 2), (Victim::Start, 2), (Victim::Tor, 2), (Victim::Jail, 4), (Victim::Function, 5)];
 
+/// What is asked of a run.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) rounds: usize,
+    /// No further round is begun after so many seconds.
+    pub(crate) seconds: Option<u64>,
+    pub(crate) seed: u64,
+    /// These alone are hit; all, where there are none.
+    pub(crate) only: Vec<Victim>,
+}
+
 /// The next rounds, the last one first. One of each kind comes before a second of any, for runs that are short.
-fn deal(chance: &mut Chance, with_tor: bool) -> Vec<Victim> {
+fn deal(chance: &mut Chance, is_wanted: impl Fn(Victim) -> bool) -> Vec<Victim> {
     let (mut firsts, mut more) = (Vec::new(), Vec::new());
-    for (victim, times) in DECK.iter().filter(|(victim, _)| with_tor || *victim != Victim::Tor) {
+    for (victim, times) in DECK.iter().filter(|(victim, _)| is_wanted(*victim)) {
         firsts.push(*victim);
         more.extend(vec![*victim; times - 1]);
     }
@@ -85,14 +96,13 @@ fn deal(chance: &mut Chance, with_tor: bool) -> Vec<Victim> {
 
 /// Kills and looks, so many times, or until no time is left for another. The answer is what was wrong, one line for each finding.
 pub(crate) async fn faults(
-    rounds: usize,
-    seconds: Option<u64>,
-    seed: u64,
+    Wanted { rounds, seconds, seed, only }: Wanted,
     network: Option<TorNetwork>,
     tell: impl Fn(&str),
 ) -> Result<Vec<String>, Trouble> {
     traces::adopt_orphans().map_err(Trouble::doing("adopting orphans"))?;
-    tell(&format!("seed {seed}: `testnet faults --rounds {rounds} --seed {seed}` makes the same choices"));
+    let only_these = if only.is_empty() { String::new() } else { format!(", with the same `--only` ({only:?})") };
+    tell(&format!("seed {seed}: `testnet faults --rounds {rounds} --seed {seed}` makes the same choices{only_these}"));
     let mut run = Run::new(seed, network).await?;
     let mut chance = Chance::new(seed);
     let mut deck = Vec::new();
@@ -103,7 +113,8 @@ pub(crate) async fn faults(
             break;
         }
         if deck.is_empty() {
-            deck = deal(&mut chance, run.subject.through_tor().is_some());
+            let with_tor = run.subject.through_tor().is_some();
+            deck = deal(&mut chance, |victim| (with_tor || victim != Victim::Tor) && (only.is_empty() || only.contains(&victim)));
         }
         let Some(victim) = deck.pop() else { break };
         let began = Instant::now();
@@ -116,6 +127,11 @@ pub(crate) async fn faults(
         }
     }
     run.end().await?;
+    run.reached.sort();
+    if let (Some(median), Some(longest)) = (run.reached.get(run.reached.len() / 2), run.reached.last()) {
+        let (count, median, longest) = (run.reached.len(), median.as_secs_f32(), longest.as_secs_f32());
+        tell(&format!("reached through Tor {count} times after a restart: after {median:.1} s (median), {longest:.1} s at most"));
+    }
     for (victim, counts) in &run.counts {
         let counts: Vec<String> = counts.iter().map(|(what, count)| format!("{count} {what}")).collect();
         tell(&format!("{victim}: {}", counts.join(", ")));
@@ -144,6 +160,8 @@ struct Run {
     counts: BTreeMap<Victim, BTreeMap<String, usize>>,
     /// The last round's events, in words.
     last: String,
+    /// How long after each restart of the node or its tor a client reached it through Tor, from when it said that it is published.
+    reached: Vec<Duration>,
     _scratch: Scratch,
 }
 
@@ -171,6 +189,7 @@ impl Run {
             findings: Vec::new(),
             counts: BTreeMap::new(),
             last: String::new(),
+            reached: Vec::new(),
             _scratch: scratch,
         };
         run.install().await.map_err(|text| Trouble::doing("installing functions")(std::io::Error::other(text)))?;
@@ -336,6 +355,17 @@ impl Run {
         let restarted = matches!(victim, Victim::Node | Victim::Start);
         if restarted {
             self.subject.start().await?;
+            // The functions are there. Others take their places, so that none meets a bound of its life.
+            for (number, function) in self.functions.iter().enumerate() {
+                let end = function.invoke(&self.subject.way, "hello", json!({ "name": "still" }), Sent::All(Vec::new())).await;
+                if end != End::Whole("still".into()) {
+                    found.push(format!("function {number}, installed before the node was killed, is lost: {end:?}"));
+                }
+                let end = function.end(&self.subject.way).await;
+                if !matches!(end, End::Whole(_)) {
+                    found.push(format!("function {number} could not be ended: {end:?}"));
+                }
+            }
             self.used.clear();
             if let Err(text) = self.install().await {
                 found.push(text);
@@ -377,12 +407,14 @@ impl Run {
     }
 
     /// Through Tor, as clients elsewhere do, who try again for a while.
-    async fn reach(&self, way: &Way, found: &mut Vec<String>) {
+    async fn reach(&mut self, way: &Way, found: &mut Vec<String>) {
         let began = Instant::now();
         let mut tries = Vec::new();
         loop {
             let (from, end) = (began.elapsed(), client::greet(way).await);
             if matches!(end, End::Whole(_)) {
+                self.reached.push(began.elapsed());
+                self.last += &format!(", reached through Tor after {:.1} s", began.elapsed().as_secs_f32());
                 break;
             }
             tries.push(format!("after {:.1} s {end:?}", from.as_secs_f32()));

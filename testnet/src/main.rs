@@ -61,6 +61,9 @@ enum Task {
         /// Repeat the choices of an earlier run [default: another one each time]
         #[arg(long)]
         seed: Option<u64>,
+        /// Hit these alone
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<faults::Victim>,
         /// Without Tor: the node listens on loopback only
         #[arg(long)]
         without_tor: bool,
@@ -113,8 +116,10 @@ async fn run(task: Task) -> Result<(), Trouble> {
             up(dir.unwrap_or_else(default_directory), until_stdin_closes, name, certificate).await
         }
         Task::Demo { dir, output } => demo::demo(&dir.unwrap_or_else(default_directory), &output, told_to_end(false)?).await,
-        Task::Faults { rounds, seconds, seed, without_tor, torrc, socks } => {
-            faults((rounds, seconds), seed, without_tor, torrc.zip(socks)).await
+        Task::Faults { rounds, seconds, seed, only, without_tor, torrc, socks } => {
+            let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
+            let wanted = faults::Wanted { rounds, seconds, seed: seed.unwrap_or_else(now), only };
+            faults(wanted, without_tor, torrc.zip(socks)).await
         }
         Task::Prepare { dir } => prepare(&dir.unwrap_or_else(default_directory), tell).await,
     }
@@ -125,14 +130,8 @@ fn tell(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-async fn faults(
-    most: (usize, Option<u64>),
-    seed: Option<u64>,
-    without_tor: bool,
-    up: Option<(PathBuf, SocketAddr)>,
-) -> Result<(), Trouble> {
+async fn faults(wanted: faults::Wanted, without_tor: bool, up: Option<(PathBuf, SocketAddr)>) -> Result<(), Trouble> {
     let told = told_to_end(false)?;
-    let seed = seed.unwrap_or_else(|| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros() as u64);
     let mut own = None;
     let killing = async {
         let network = match up {
@@ -143,7 +142,7 @@ async fn faults(
                 Some(faults::TorNetwork { torrc: network.torrc_lines(), socks: network.client_socks() })
             }
         };
-        faults::faults(most.0, most.1, seed, network, tell).await
+        faults::faults(wanted, network, tell).await
     };
     // Dropped, it kills the node; and with it ends everything that the node has started.
     let found = tokio::select! {

@@ -171,7 +171,8 @@ impl Groups {
 
     /// Which bound is held by what, in one line, for the operator.
     pub fn holds(&self) -> String {
-        told(|controller| self.version(controller), &self.reasons)
+        let place = self.places.iter().find(|place| place.controllers.contains(&Controller::Cpu));
+        told(|controller| self.version(controller), place.and_then(|place| places::ceiling(Some(&place.path))), &self.reasons)
     }
 
     /// What [`holds`](Self::holds) would say if this process were the node, found out without changing anything: a node that runs keeps its groups.
@@ -187,7 +188,10 @@ impl Groups {
                 Err(reason) => reasons.push(reason),
             }
         }
-        told(|controller| held.iter().find(|(held, _)| *held == controller).map(|(_, version)| *version), &reasons)
+        let version = |controller| held.iter().find(|(held, _)| *held == controller).map(|(_, version)| *version);
+        // The same hierarchy shows it also where its groups are not used.
+        let ceiling = in_order(&hierarchies).find_map(|hierarchy| places::ceiling(Some(&hierarchy.own)));
+        told(version, ceiling, &reasons)
     }
 
     /// Makes a group and moves a process into it, with all its threads and what it will start. `None` where no groups can be made.
@@ -244,7 +248,7 @@ fn in_order(hierarchies: &[Hierarchy]) -> impl Iterator<Item = &Hierarchy> {
     of(Version::Two).chain(of(Version::One))
 }
 
-fn told(version: impl Fn(Controller) -> Option<Version>, reasons: &[Reason]) -> String {
+fn told(version: impl Fn(Controller) -> Option<Version>, ceiling: Option<u64>, reasons: &[Reason]) -> String {
     let mut missing = false;
     let parts = Controller::ALL.map(|controller| {
         let (what, besides, instead) = controller.bounds();
@@ -257,6 +261,9 @@ fn told(version: impl Fn(Controller) -> Option<Version>, reasons: &[Reason]) -> 
         }
     });
     let mut text = parts.join(", ");
+    if let Some(percent) = ceiling {
+        text.push_str(&format!("; a group around the node bounds all of it to {percent} % of one processor, so no function gets more"));
+    }
     if missing {
         let why: Vec<_> = reasons.iter().map(|Reason(path, why)| format!("{}: {why}", path.display())).collect();
         let why = if why.is_empty() { "no hierarchy of control groups is mounted".into() } else { why.join("; ") };
@@ -301,7 +308,9 @@ impl Group {
                         // Lifted first: the kernel refuses a step in between that gives more than the group above has.
                         put(group, "cpu.cfs_quota_us", "-1")?;
                         put(group, "cpu.cfs_period_us", &period.to_string())?;
-                        if let Some(quota) = quota {
+                        // More than a group above has is refused. Without a bound of its own it is held to that one, which is what there is.
+                        let is_less = places::ceiling(group.parent()).is_none_or(|ceiling| u64::from(share_percent) < ceiling);
+                        if let (Some(quota), true) = (quota, is_less) {
                             put(group, "cpu.cfs_quota_us", &quota.to_string())?;
                         }
                     }

@@ -9,10 +9,14 @@ use std::{
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
+use bento::NodeAddress;
 use bento_proto::{Size, Span};
 use bento_tor::ControlAddr;
 
 use crate::policy::RelayTrouble;
+
+/// Most nodes that can be listed: what fits into one answer to a function, several times.
+const NODES_MAX: usize = 64;
 
 /// All of `bentod.toml`.
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize)]
@@ -34,6 +38,9 @@ pub struct Config {
     /// The program that puts up the walls. Without it, `bento-jail` beside `bentod`.
     #[serde(default)]
     pub jail: Option<PathBuf>,
+    /// Nodes that functions are told of. They may go to any onion service that is one, and to addresses of this machine only if they are here.
+    #[serde(default)]
+    pub nodes: Vec<Known>,
     /// The Tor client.
     #[serde(default)]
     pub tor: Tor,
@@ -49,6 +56,16 @@ pub struct Config {
     /// DNS servers for direct egress. Without any, the system's.
     #[serde(default)]
     pub nameservers: Vec<SocketAddr>,
+}
+
+/// A node that functions are told of.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Known {
+    /// A short name for it.
+    pub name: String,
+    /// Where it is.
+    pub address: NodeAddress,
 }
 
 /// The Tor client that carries the onion service and, where egress `tor` is offered, functions' connections.
@@ -217,13 +234,14 @@ impl Config {
     /// The keys in which another configuration differs and that a running node does not take up.
     pub fn restart_needed(&self, other: &Self) -> Vec<&'static str> {
         // Taken apart, so that a new key is not forgotten here.
-        let Self { name, contact, state, policy: _, listen, jail, tor, relay: _, images, limits, nameservers } = self;
+        let Self { name, contact, state, policy: _, listen, jail, nodes, tor, relay: _, images, limits, nameservers } = self;
         let changed = [
             ("name", *name != other.name),
             ("contact", *contact != other.contact),
             ("state", *state != other.state),
             ("listen", *listen != other.listen),
             ("jail", *jail != other.jail),
+            ("nodes", *nodes != other.nodes),
             ("tor", *tor != other.tor),
             ("images", *images != other.images),
             ("limits", *limits != other.limits),
@@ -241,6 +259,16 @@ impl Config {
             return Err(format!(
                 "listen = \"{listen}\": only a loopback address, such as 127.0.0.1:8118; clients come through the onion service"
             ));
+        }
+        for (index, known) in self.nodes.iter().enumerate() {
+            let is_name = (1..=40).contains(&known.name.chars().count()) && !known.name.contains(char::is_control);
+            let before = &self.nodes[..index];
+            if !is_name || before.iter().any(|other| other.name == known.name || other.address == known.address) {
+                return Err("nodes: each has a name of 1 to 40 characters, and no two have the same name or address".into());
+            }
+        }
+        if self.nodes.len() > NODES_MAX {
+            return Err(format!("nodes: at most {NODES_MAX} can be listed"));
         }
         if self.tor.off && self.listen.is_none() {
             return Err("with `off = true` under [tor] and no `listen` nobody could reach this node".into());
@@ -291,4 +319,39 @@ pub fn control_address(text: &str) -> Option<ControlAddr> {
 
 pub(crate) fn read(path: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONION: &str = "pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd.onion";
+
+    fn read(nodes: &str) -> Result<Config, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bentod.toml");
+        std::fs::write(&path, format!("name = \"Test\"\nstate = \"state\"\nnodes = [\n{nodes}]\n")).unwrap();
+        Config::read(&path).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn listed_nodes_have_an_address_and_a_name_of_their_own() {
+        let one = format!("{{name = \"anna\", address = \"{ONION}\"}},\n");
+        let config = read(&format!("{one}{{name = \"here\", address = \"127.0.0.1:8118\"}}\n")).unwrap();
+        assert_eq!(config.nodes.iter().map(|known| known.address.to_string()).collect::<Vec<_>>(), [ONION, "127.0.0.1:8118"]);
+        assert_eq!(config.restart_needed(&read(&one).unwrap()), ["state", "nodes"]);
+        for (wrong, says) in [
+            ("{name = \"bob\", address = \"192.0.2.1:80\"}".to_owned(), "over Tor"),
+            (format!("{{name = \"bob\", address = \"{}\"}}", ONION.replacen('p', "q", 1)), "checksum"),
+            (format!("{{name = \"bob\", address = \"{ONION}\"}}"), "the same name or address"),
+            ("{name = \"anna\", address = \"127.0.0.1:8118\"}".into(), "the same name or address"),
+            ("{name = \"\", address = \"127.0.0.1:8118\"}".into(), "1 to 40 characters"),
+            ("{name = \"bob\"}".into(), "address"),
+            ("{name = \"bob\", address = \"127.0.0.1:1\", colour = \"red\"}".into(), "colour"),
+            ((1..=64).map(|port| format!("{{name = \"{port}\", address = \"127.0.0.1:{port}\"}},\n")).collect(), "at most 64"),
+        ] {
+            let error = read(&format!("{one}{wrong}\n")).unwrap_err();
+            assert!(error.contains(says), "{wrong}: {error}");
+        }
+    }
 }

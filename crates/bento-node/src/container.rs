@@ -18,7 +18,8 @@ use bento_proto::{Bound, Grant, Refusal, SealKey, Size, Span, bundle::Bundle, li
 use bento_tor::Isolation;
 
 use crate::{
-    config::Limits,
+    archive,
+    config::{Known, Limits},
     detached::Detached,
     egress::Egress,
     image::Image,
@@ -29,6 +30,7 @@ use crate::{
     meter::Meter,
     pool::Pool,
     process::{Invocation, Process, StartError, log_text},
+    remote::Elsewhere,
     share::Shares,
     store::{Registry, Used},
 };
@@ -47,6 +49,10 @@ pub struct Host {
     pub egress: Egress,
     /// What is on disk.
     pub registry: Registry,
+    /// Nodes that functions are told of.
+    pub nodes: Vec<Known>,
+    /// The memory for bundles.
+    pub bundles: Arc<archive::Room>,
     /// Bounds of the node.
     pub limits: Limits,
     /// Room for functions' streams to elsewhere.
@@ -72,6 +78,10 @@ pub struct Container {
     pub storing: Arc<Semaphore>,
     /// Keeps its circuits apart from every other function's.
     pub isolation: Isolation,
+    /// Through how many functions on other nodes it came.
+    pub depth: u32,
+    /// What it has on other nodes.
+    pub elsewhere: Elsewhere,
     /// Raised when it has come to its end; [`reason`](Self::reason) then says why.
     pub over: CancellationToken,
     /// What it keeps on disk.
@@ -80,8 +90,6 @@ pub struct Container {
     pub detached: Detached,
     /// Until when it is here.
     pub lease: Arc<Lease>,
-    /// How many functions stand between it and the client that began.
-    pub depth: u32,
     reason: OnceLock<Bound>,
     cpu_ms: AtomicU64,
     invocations: Arc<Semaphore>,
@@ -138,11 +146,12 @@ impl Container {
             image,
             node,
             isolation,
+            depth,
+            elsewhere: Elsewhere::default(),
             over: CancellationToken::new(),
             keep,
             detached: Detached::default(),
             lease,
-            depth,
             reason: OnceLock::new(),
             cpu_ms: AtomicU64::new(used.cpu_ms),
             process: tokio::sync::Mutex::default(),
@@ -262,9 +271,9 @@ impl Container {
         self.process.lock().await.take_if(|process| Arc::ptr_eq(process, ended));
     }
 
-    /// Counts the CPU time of a process that has ended.
-    pub fn count_cpu(&self, cpu_ms: u64) {
-        self.cpu_ms.fetch_add(cpu_ms, Ordering::Relaxed);
+    /// Counts CPU time: that of a process that has ended, or what the node computed for the function. Gives the sum of all that was counted.
+    pub fn count_cpu(&self, cpu_ms: u64) -> u64 {
+        self.cpu_ms.fetch_add(cpu_ms, Ordering::Relaxed).saturating_add(cpu_ms)
     }
 
     /// Keeps a line for the function's own client.

@@ -8,7 +8,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -21,7 +21,10 @@ use tokio::{
 use tracing::{info, warn};
 
 use bento_proto::Policy;
-use bento_tor::{Auth, ControlAddr, ControlError, Controller, Managed, ManagedError, OnionService, Setup, Socks, Target};
+use bento_tor::{
+    Auth, ControlAddr, ControlError, Controller, Managed, ManagedError, OnionService, Patience, Publication, PublicationError, Setup,
+    Socks, Target, Told,
+};
 
 use crate::{
     cgroup::Groups,
@@ -185,13 +188,38 @@ pub async fn run(
     ended
 }
 
-async fn prepare(config: &Config) -> Result<Prepared, RunError> {
+/// Erases all functions of a node that does not run. Says how many there were.
+///
+/// # Errors
+/// When it runs, or the disk fails.
+pub async fn forget(config: &Config) -> Result<usize, RunError> {
+    let _lock = locked(config)?;
+    let state = config.state.clone();
+    Ok(blocking(move || {
+        let registry = Registry::open(&state)?;
+        let all = registry.all()?;
+        for record in &all {
+            registry.remove(record.id)?;
+        }
+        Ok(all.len())
+    })
+    .await?)
+}
+
+/// The state directory, which nobody else has then.
+fn locked(config: &Config) -> Result<fs::File, RunError> {
     let state = |source| RunError::State { path: config.state.clone(), source };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.state).map_err(state)?;
     fs::set_permissions(&config.state, fs::Permissions::from_mode(0o700)).map_err(state)?;
     let lock =
         fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(config.state.join("lock")).map_err(state)?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| RunError::Running(config.state.clone()))?;
+    Ok(lock)
+}
+
+async fn prepare(config: &Config) -> Result<Prepared, RunError> {
+    let lock = locked(config)?;
+    let state = |source| RunError::State { path: config.state.clone(), source };
 
     // Before anything is started, since it may move this process to another group.
     let groups = Arc::new(Groups::new(&config.state));
@@ -245,12 +273,17 @@ impl TorPlan {
 /// Keeps the onion service published as long as the node runs, whatever tor does.
 async fn keep_published(plan: TorPlan, target: Target, node: Arc<Node>, socks: Arc<Mutex<Option<Socks>>>) {
     let set_socks = |value| *socks.lock().unwrap_or_else(PoisonError::into_inner) = value;
-    let mut pause = RESTART_PAUSE.0;
+    let (mut pause, mut patience) = (RESTART_PAUSE.0, Patience::default());
     while !node.stopping.is_cancelled() {
         let started = std::time::Instant::now();
         let lost = match &plan {
-            TorPlan::Own(setup) => own(setup, &target, &node, &set_socks).await,
-            TorPlan::Running { control, socks } => running(control, socks, &target, &node, &set_socks).await,
+            TorPlan::Own(setup) => own(setup, &target, &node, &patience, &set_socks).await,
+            TorPlan::Running { control, socks } => running(control, socks, &target, &node, &patience, &set_socks).await,
+        };
+        // Starting again ends the streams of functions and clients, so it comes ever more rarely where it does not help.
+        patience.again = match &lost {
+            Err(Lost::Publication(PublicationError::Unreached { times, .. })) => times.saturating_mul(2),
+            _ => Patience::default().again,
         };
         node.publish(None);
         set_socks(None);
@@ -273,13 +306,15 @@ enum Lost {
     Start(#[from] ManagedError),
     #[error("tor does not do as it is told: {0}")]
     Control(#[from] ControlError),
+    #[error("{}", crate::policy::chain(.0))]
+    Publication(#[from] PublicationError),
     #[error("tor ended")]
     Ended,
     #[error("keeping the onion service's key")]
     Key(#[source] io::Error),
 }
 
-async fn own(setup: &Setup, target: &Target, node: &Node, set_socks: &impl Fn(Option<Socks>)) -> Result<(), Lost> {
+async fn own(setup: &Setup, target: &Target, node: &Node, patience: &Patience, set_socks: &impl Fn(Option<Socks>)) -> Result<(), Lost> {
     info!(program = %setup.tor.display(), "starting tor");
     let mut told = 0;
     let starting = Managed::start(setup, |percent, phase| {
@@ -292,14 +327,19 @@ async fn own(setup: &Setup, target: &Target, node: &Node, set_socks: &impl Fn(Op
         tor = starting => tor?,
         () = node.stopping.cancelled() => return Ok(()),
     };
-    let published = publish(&tor.control(), target, node).await;
-    if published.is_ok() {
-        set_socks(Some(tor.socks()));
-    }
-    let ended = tokio::select! {
-        _ = tor.exited(), if published.is_ok() => Err(Lost::Ended),
-        () = node.stopping.cancelled(), if published.is_ok() => Ok(()),
-        else => published,
+    let ended = match publish(&tor.control(), target, node, patience).await {
+        Err(lost) => Err(lost),
+        Ok(mut publication) => {
+            let socks = tor.socks();
+            set_socks(Some(socks.clone()));
+            tokio::select! {
+                // First, since its end is the end of its control connection as well.
+                biased;
+                _ = tor.exited() => Err(Lost::Ended),
+                () = node.stopping.cancelled() => Ok(()),
+                error = keep_reached(&mut publication, &socks, node) => Err(error),
+            }
+        }
     };
     if ended.is_ok() {
         // What functions still have to say goes through this tor, so it stays until they are done.
@@ -315,20 +355,23 @@ async fn running(
     socks: &Socks,
     target: &Target,
     node: &Node,
+    patience: &Patience,
     set_socks: &impl Fn(Option<Socks>),
 ) -> Result<(), Lost> {
     let controller = Controller::connect(control, &Auth::Automatic).await?;
-    publish(&controller, target, node).await?;
+    let mut publication = publish(&controller, target, node, patience).await?;
     set_socks(Some(socks.clone()));
     tokio::select! {
+        biased;
         () = controller.closed() => Err(Lost::Ended),
+        error = keep_reached(&mut publication, socks, node) => Err(error),
         // The onion service goes with the control connection that made it.
         () = node.stopping.cancelled() => { node.quiet().await; Ok(()) }
     }
 }
 
 /// Publishes the node's onion service, always with the same key.
-async fn publish(controller: &Controller, target: &Target, node: &Node) -> Result<(), Lost> {
+async fn publish(controller: &Controller, target: &Target, node: &Node, patience: &Patience) -> Result<Publication, Lost> {
     let path = node.config().state.join("onion.key");
     let kept = match fs::read_to_string(&path) {
         Ok(key) => Some(key.trim().to_owned()),
@@ -337,13 +380,32 @@ async fn publish(controller: &Controller, target: &Target, node: &Node) -> Resul
     };
     let mut service = OnionService::new(ONION_PORT, target.clone());
     service.key = kept.clone();
-    let onion = controller.add_onion(&service).await?;
-    if let (None, Some(key)) = (kept, &onion.key) {
+    let publication = Publication::new(controller, service, patience.clone()).await?;
+    if let (None, Some(key)) = (kept, publication.key()) {
         keep(&path, key).map_err(Lost::Key)?;
     }
-    info!(address = %onion.address, "published");
-    node.publish(Some(onion.address));
-    Ok(())
+    info!(address = %publication.address(), "published");
+    node.publish(Some(publication.address().to_owned()));
+    Ok(publication)
+}
+
+/// Has the onion service watched and published again where it is not reached. Ends when that does not help, or tor is gone.
+async fn keep_reached(publication: &mut Publication, socks: &Socks, node: &Node) -> Lost {
+    let mut was_reached = false;
+    let told = |told| match told {
+        // Once, and again after it was not so.
+        Told::Reached => {
+            if !std::mem::replace(&mut was_reached, true) {
+                info!("the onion service is reached through Tor");
+            }
+        }
+        Told::Again(why, after) => {
+            was_reached = false;
+            node.published_again.fetch_add(1, Ordering::Relaxed);
+            warn!(?after, "the onion service is published again: {why}");
+        }
+    };
+    publication.keep(socks, told).await.into()
 }
 
 /// Writes a file that is there as a whole or not at all, also after a power cut.

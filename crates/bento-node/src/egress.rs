@@ -84,6 +84,11 @@ impl Egress {
         Ok(Self { tor, resolver: builder.build()?, deadline })
     }
 
+    /// The SOCKS port of the node's Tor, while it runs.
+    pub(crate) fn socks(&self) -> Option<Socks> {
+        self.tor.as_ref().and_then(|tor| tor())
+    }
+
     /// Connects on behalf of a function, if its grant permits the place.
     ///
     /// # Errors
@@ -155,8 +160,8 @@ impl Egress {
         grant: &Grant,
         isolation: &Isolation,
     ) -> Result<(Box<dyn Stream>, IpAddr), CallError> {
-        let socks = self.tor.as_ref().and_then(|tor| tor());
-        let socks = socks.ok_or_else(|| CallError::new(CallErrorKind::Unreachable, "the node's Tor is not running at the moment"))?;
+        let socks =
+            self.socks().ok_or_else(|| CallError::new(CallErrorKind::Unreachable, "the node's Tor is not running at the moment"))?;
         let address = match literal {
             Some(address) => address,
             None => {

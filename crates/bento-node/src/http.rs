@@ -33,6 +33,7 @@ pub use session::{Listener, operator, serve};
 
 const INVOCATION_DIGEST: HeaderName = HeaderName::from_static("bento-invocation-digest");
 const SHUTDOWN_DIGEST: HeaderName = HeaderName::from_static("bento-shutdown-digest");
+const DEPTH: HeaderName = HeaderName::from_static("bento-depth");
 const SEAL: HeaderName = HeaderName::from_static("bento-seal");
 
 /// An answer that is an error.
@@ -122,10 +123,10 @@ async fn policy(State(node): State<Arc<Node>>) -> Response {
 async fn install(State(node): State<Arc<Node>>, request: Request) -> Result<Response, Failure> {
     let invocation = digest(request.headers(), &INVOCATION_DIGEST)?;
     let shutdown = digest(request.headers(), &SHUTDOWN_DIGEST)?;
-    let key = seal_key(request.headers())?;
+    let (key, depth) = (seal_key(request.headers())?, depth(request.headers())?);
     let (archive, _) = bundle(&node, &mut request.into_body(), None).await?;
     // Once begun, it is finished, so that a client that asks again finds it or nothing.
-    let installing = tokio::spawn(async move { node.install(archive, (invocation, shutdown), key, 0).await });
+    let installing = tokio::spawn(async move { node.install(archive, (invocation, shutdown), key, depth).await });
     let (status, new) = installing.await.map_err(|_| Problem::new("trouble", 500, "the node failed"))??;
     let code = if new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((code, Json(status)).into_response())
@@ -176,6 +177,13 @@ fn digest(headers: &HeaderMap, name: &HeaderName) -> Result<Digest, Failure> {
     let missing = || Refusal::BadRequest(format!("the header `{name}` must have the digest of a token"));
     let text = headers.get(name).and_then(|value| value.to_str().ok()).ok_or_else(missing)?;
     Ok(text.parse().map_err(Refusal::BadToken)?)
+}
+
+/// Through how many functions on other nodes an install comes; without a word of it, through none.
+fn depth(headers: &HeaderMap) -> Result<u32, Refusal> {
+    let Some(value) = headers.get(DEPTH) else { return Ok(0) };
+    let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.and_then(|text| text.parse().ok()).ok_or_else(|| Refusal::BadRequest(format!("the header `{DEPTH}` must be a whole number")))
 }
 
 /// A bundle of this length, or of all that comes, and what came behind it. It has the time that a session may be idle to come as a whole:

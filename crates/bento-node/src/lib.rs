@@ -26,6 +26,8 @@ pub mod places;
 pub mod policy;
 pub mod pool;
 pub mod process;
+pub mod remote;
+pub mod seal;
 pub mod share;
 pub mod store;
 mod storing;

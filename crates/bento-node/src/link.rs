@@ -114,7 +114,7 @@ pub enum CallErrorKind {
     Full,
     /// What is on disk is not what was stored.
     Damaged,
-    /// The node's own trouble; nothing was done.
+    /// The node's own trouble, or another node's.
     Failed,
     /// No such call, or its arguments are wrong.
     BadCall,

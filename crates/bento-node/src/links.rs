@@ -140,7 +140,7 @@ pub(crate) async fn read(container: &Container, key: &SealKey, digest: [u8; 32])
     let store = container.keep.vault(Some(key)).await?.space(Space::Links);
     let text = blocking(move || {
         let (mut reader, mut text) = (store.reader(&name(&digest), 0, None)?, Vec::new());
-        while let Some(piece) = reader.next()? {
+        while let Some(piece) = reader.piece()? {
             text.extend_from_slice(&piece);
         }
         Ok(text)

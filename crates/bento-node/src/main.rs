@@ -58,6 +58,8 @@ enum Command {
     },
     /// Show numbers of the running node
     Status,
+    /// Erase all functions and what they store; the node must not be running
+    Forget,
 }
 
 /// What happened, and what to try.
@@ -76,6 +78,7 @@ async fn main() -> ExitCode {
         Command::Check { explain: Some(manifest), json } => explain(arguments.config, manifest, json).await,
         Command::Check { .. } => check(arguments.config).await,
         Command::Status => status(arguments.config).await,
+        Command::Forget => forget(arguments.config).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -84,6 +87,16 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+async fn forget(path: PathBuf) -> Result<(), Said> {
+    let config = Config::read(&path).map_err(|error| (chain(&error), HINT_FILES))?;
+    let forgotten = daemon::forget(&config).await.map_err(|error| match error {
+        daemon::RunError::Running(_) => (chain(&error), "stop it first: `systemctl stop bentod`"),
+        error => (chain(&error), "look at the state directory"),
+    })?;
+    println!("erased {forgotten} functions and all that they stored");
+    Ok(())
 }
 
 const HINT_FILES: &str = "packaging/bentod.toml and packaging/policy.toml describe every key";
@@ -222,6 +235,9 @@ async fn status(path: PathBuf) -> Result<(), Said> {
     })?;
     println!("version      {}", status.version);
     println!("address      {}", status.onion.as_deref().unwrap_or("not published at the moment"));
+    if status.published_again > 0 {
+        println!("             published again {} times, since nobody reached it; the log says when and why", status.published_again);
+    }
     println!("up           {}", status.up);
     println!("functions    {} of at most {}, {} awake", status.functions, status.functions_max, status.awake);
     println!("installs     {} of at most {} in 24 hours", status.functions_today, status.functions_per_day);

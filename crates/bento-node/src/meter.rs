@@ -45,7 +45,9 @@ pub struct Meter {
     limit: u64,
     rate: u64,
     /// When nothing was left of what may pass; what may pass now has come since. Streams wait for this lock in the order in which they came,
-    /// each with one chunk: that is what makes them equal.
+    /// each with one chunk: that is what makes them equal. Whoever has it keeps it while it waits for the rate, on purpose: nobody behind it could
+    /// pass before it anyway without taking its turn, and one that gives up while it waits leaves everything as it was. So a stream waits at most for
+    /// one chunk, a sixteenth of a second, of each other one of its function, and never for another function's.
     emptied: Mutex<Option<Instant>>,
     /// Raised when more was asked for than is left.
     pub exhausted: CancellationToken,

@@ -61,6 +61,8 @@ pub struct Node {
     runs: Mutex<Vec<Weak<Container>>>,
     isolations: AtomicU64,
     onion: Mutex<Option<String>>,
+    /// How often the onion service was published again because nobody could reach it.
+    pub(crate) published_again: AtomicU64,
     /// Raised when no new work is taken.
     pub stopping: CancellationToken,
     /// Sessions open right now.
@@ -77,6 +79,9 @@ pub struct NodeStatus {
     pub version: String,
     /// Its onion service, when it is published.
     pub onion: Option<String>,
+    /// How often that was published again because it was not reached.
+    #[serde(default)]
+    pub published_again: u64,
     /// Time since start.
     pub up: Span,
     /// Functions installed.
@@ -133,9 +138,10 @@ impl Node {
         registry: Registry,
     ) -> Self {
         let limits = config.limits.clone();
+        let bundles = Arc::new(Room::new(limits.bundles));
         Self {
             places: Places::new(policy.offers.functions, policy.offers.functions_per_day),
-            bundles: Arc::new(Room::new(limits.bundles)),
+            bundles: Arc::clone(&bundles),
             session_room: Arc::new(Semaphore::new(limits.sessions)),
             host: Arc::new(Host {
                 pool: Pool::new(jail, &limits, groups),
@@ -143,6 +149,8 @@ impl Node {
                 egress,
                 connections: Arc::new(Semaphore::new(limits.connections)),
                 registry,
+                nodes: config.nodes.clone(),
+                bundles: Arc::clone(&bundles),
                 limits,
             }),
             storage: Arc::new(Semaphore::new(units(config.limits.storage).min(Semaphore::MAX_PERMITS as u64) as usize)),
@@ -154,6 +162,7 @@ impl Node {
             runs: Mutex::default(),
             isolations: AtomicU64::new(0),
             onion: Mutex::default(),
+            published_again: AtomicU64::new(0),
             stopping: CancellationToken::new(),
             sessions: TaskTracker::new(),
             born: Instant::now(),
@@ -239,6 +248,7 @@ impl Node {
         NodeStatus {
             version: env!("CARGO_PKG_VERSION").into(),
             onion: self.onion.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            published_again: self.published_again.load(Ordering::Relaxed),
             up: Span::seconds(self.born.elapsed().as_secs()),
             awake: functions.iter().filter_map(|installed| installed.container.get()).filter(|container| container.is_awake()).count(),
             functions: functions.len(),
@@ -307,14 +317,16 @@ impl Node {
         let opening = installed.container.get_or_try_init(|| async {
             let (registry, id, secret) = (self.host.registry.clone(), installed.record.id, key.clone());
             let (head, used) = blocking(move || Ok((registry.head(id, &secret)?, registry.used(id, &secret)?))).await.map_err(trouble)?;
+            let (depth, bundle) = head.split_first_chunk().ok_or(StartError::Trouble(Trouble::Late("a function's head")))?;
+            let depth = u32::from_le_bytes(*depth);
             let mut archive = Archive::new(self.bundles());
-            archive.push(&head).map_err(StartError::Refused)?;
-            let (bundle, grant) = self.admit(&archive)?;
+            archive.push(bundle).map_err(StartError::Refused)?;
+            let (bundle, grant) = self.admit(&archive, depth)?;
             let mut room = installed.room.lock().await;
             let mut taken = room.take().unwrap_or(Taken { place: None, bundle: None, storage: None });
             taken.bundle = archive.into_taken();
             let made = self.made(bundle, grant, &installed.invocation.to_string(), taken, Arc::clone(&installed.keep))?;
-            Ok(Container::new(Made { lease: Arc::clone(&installed.lease), used, ..made }, Arc::clone(&self.host)))
+            Ok(Container::new(Made { lease: Arc::clone(&installed.lease), used, depth, ..made }, Arc::clone(&self.host)))
         });
         opening.await.cloned()
     }
@@ -330,11 +342,11 @@ impl Node {
         key: SealKey,
         depth: u32,
     ) -> Result<(FunctionStatus, bool), StartError> {
-        let (bundle, grant) = self.admit(&archive)?;
+        let (bundle, grant) = self.admit(&archive, depth)?;
         if let Some(container) = self.same(&bundle, (invocation, shutdown), &key).await? {
             return Ok((container.status(Some(&key)).await, false));
         }
-        let head = archive.bytes().to_vec();
+        let head = [&depth.to_le_bytes(), archive.bytes()].concat();
         let room = self.room(&grant, archive)?;
         let keep = Arc::new(Keep::new(self.host.registry.clone(), grant.storage().as_bytes()));
         let mut made = self.made(bundle, grant, &invocation.to_string(), room, Arc::clone(&keep))?;
@@ -394,12 +406,13 @@ impl Node {
     ///
     /// # Errors
     /// When it is not admitted, does not load, or the node fails.
-    pub async fn run(&self, archive: Archive) -> Result<(Arc<Container>, Run), StartError> {
-        let (bundle, grant) = self.admit(&archive)?;
+    pub async fn run(&self, archive: Archive, depth: u32) -> Result<(Arc<Container>, Run), StartError> {
+        let (bundle, grant) = self.admit(&archive, depth)?;
         let number = self.isolations.fetch_add(1, Ordering::Relaxed);
         let room = self.room(&grant, archive)?;
         let keep = Arc::new(Keep::new(self.host.registry.clone(), grant.storage().as_bytes()));
-        let made = self.made(bundle, grant, &format!("run {number}"), room, keep)?;
+        let mut made = self.made(bundle, grant, &format!("run {number}"), room, keep)?;
+        made.depth = depth;
         let container = self.start(made, None).await?;
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         runs.retain(|run| run.strong_count() > 0);
@@ -409,12 +422,14 @@ impl Node {
         Ok((container, run))
     }
 
-    fn admit(&self, archive: &Archive) -> Result<(Bundle, Grant), StartError> {
+    fn admit(&self, archive: &Archive, depth: u32) -> Result<(Bundle, Grant), StartError> {
         if self.stopping.is_cancelled() {
             return Err(StartError::Refused(Refusal::Stopping));
         }
         let bundle = Bundle::unpack(archive.bytes()).map_err(|error| StartError::Refused(Refusal::BadBundle(error.to_string())))?;
-        let grant = self.policy().admit(&bundle.manifest).map_err(StartError::Refused)?;
+        let policy = self.policy();
+        policy.permits_depth(depth).map_err(StartError::Refused)?;
+        let grant = policy.admit(&bundle.manifest).map_err(StartError::Refused)?;
         Ok((bundle, grant))
     }
 

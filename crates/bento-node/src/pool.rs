@@ -26,6 +26,10 @@ const KINDS: usize = 32;
 /// How long after a jail was handed out the next one is put up, so that the two do not share the processor.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Shortest and longest pause between two looks whether those that are ready are still up. It doubles while some have died, so that whatever
+/// kills them does not keep the node busy with new ones.
+const LOOK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
 /// Jails, ready or not.
 #[derive(Debug)]
 pub struct Pool {
@@ -58,6 +62,19 @@ impl Kept {
             }
         }
         None
+    }
+
+    /// Takes those out that have died, and says of which kinds they were.
+    fn died(&mut self) -> Vec<Vec<u8>> {
+        let mut kinds = Vec::new();
+        self.ready.retain_mut(|(spec, ready)| {
+            let is_up = ready.jail.is_up();
+            if !is_up {
+                kinds.push(std::mem::take(spec));
+            }
+            is_up
+        });
+        kinds
     }
 
     /// Has this kind been asked for lately, or is it kept, though it may have died meanwhile?
@@ -130,20 +147,37 @@ impl Pool {
     }
 }
 
-/// Puts up what was ordered, one after the other.
+/// Puts up what was ordered, one after the other, and again what has died.
 async fn fill(pool: Weak<Pool>, mut orders: mpsc::Receiver<Vec<u8>>) {
-    while let Some(spec) = orders.recv().await {
-        sleep(PAUSE).await;
-        let Some(pool) = pool.upgrade().filter(|pool| !pool.kept().is_closed) else { return };
-        // Whoever next needs such a jail and finds none hears what is wrong.
-        let Ok(ready) = Ready::start(&pool.program, &spec, pool.deadline, &pool.groups).await else { continue };
-        let mut kept = pool.kept();
-        if kept.is_closed {
-            return;
+    let mut look = LOOK.0;
+    loop {
+        let is_any = pool.upgrade().is_some_and(|pool| pool.ready() > 0);
+        let wanted = tokio::select! {
+            biased;
+            order = orders.recv() => match order {
+                Some(spec) => vec![spec],
+                None => return,
+            },
+            () = sleep(look), if is_any => {
+                let Some(pool) = pool.upgrade() else { return };
+                let died = pool.kept().died();
+                look = if died.is_empty() { LOOK.0 } else { (look * 2).min(LOOK.1) };
+                died
+            }
+        };
+        for spec in wanted {
+            sleep(PAUSE).await;
+            let Some(pool) = pool.upgrade().filter(|pool| !pool.kept().is_closed) else { return };
+            // Whoever next needs such a jail and finds none hears what is wrong.
+            let Ok(ready) = Ready::start(&pool.program, &spec, pool.deadline, &pool.groups).await else { continue };
+            let mut kept = pool.kept();
+            if kept.is_closed {
+                return;
+            }
+            if kept.ready.len() == pool.room {
+                kept.ready.pop_front();
+            }
+            kept.ready.push_back((spec, ready));
         }
-        if kept.ready.len() == pool.room {
-            kept.ready.pop_front();
-        }
-        kept.ready.push_back((spec, ready));
     }
 }

@@ -30,12 +30,13 @@ use crate::{
     jail::{self, ENDED_DEADLINE, Jail, Ready, Trouble, cpu_of},
     link::{Call, CallError, CallErrorKind, FRAME_BYTES_MAX, FromFunction, Link, Load, ToFunction, Violation, stream_pair},
     meter::{self, Way},
+    remote::{self, Begun},
     share::Held,
     storing::{self, Writers},
 };
 
 /// What an outgoing connection counts for in traffic, in bytes, before its first byte: about the cells and packets that making one takes.
-const TRY_BYTES: usize = 1024;
+pub(crate) const TRY_BYTES: usize = 1024;
 
 /// Longest text that a function may log in one line, in characters.
 const LOG_CHARS_MAX: usize = 1000;
@@ -44,6 +45,8 @@ const LOG_CHARS_MAX: usize = 1000;
 #[derive(Debug)]
 pub struct Process {
     link: Link,
+    /// What it has begun on other nodes and not heard the end of.
+    pub(crate) begun: Begun,
     /// Its process id as seen from the node.
     pub pid: u32,
     /// Holds it to its share, unless it ended at once.
@@ -131,6 +134,7 @@ impl Process {
         let held = jail.charge(container).map_err(StartError::Trouble)?;
         let process = Arc::new(Self {
             link,
+            begun: Begun::default(),
             pid: jail.pid,
             held,
             slots: Mutex::new(Some(Slots { open: HashMap::new(), since: Instant::now() })),
@@ -150,6 +154,10 @@ impl Process {
         if let Err(error) = timeout(node.limits.load.duration(), loading).await.unwrap_or_else(|_| Err(late())) {
             jail.settle().await;
             return Err(error);
+        }
+        // Its rest begins now: what it took to load is no time in which nobody wanted it.
+        if let Some(slots) = &mut *process.slots() {
+            slots.since = Instant::now();
         }
         tokio::spawn(Arc::clone(&process).supervise(Arc::clone(container), jail));
         Ok(process)
@@ -271,6 +279,11 @@ impl Process {
         let _ = self.link.send(&ToFunction::Cancel { cancel: number }, None).await;
     }
 
+    /// Its function's socket.
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
+    }
+
     /// Invocations going on.
     pub fn running(&self) -> usize {
         self.slots().as_ref().map_or(0, |slots| slots.open.len())
@@ -381,6 +394,16 @@ impl Process {
                             });
                         }
                     },
+                    name if remote::serves(name) => match remote::permit(container, name) {
+                        Err(error) => answer_call(&self.link, call.number, Err(error), None).await?,
+                        Ok(permits) => {
+                            let (process, container) = (Arc::clone(self), Arc::clone(container));
+                            calls.spawn(async move {
+                                remote::serve(&process, &container, &call).await;
+                                drop(permits);
+                            });
+                        }
+                    },
                     _ => {
                         let error = CallError::new(CallErrorKind::BadCall, "there is no such call");
                         answer_call(&self.link, call.number, Err(error), None).await?;
@@ -429,11 +452,6 @@ impl Process {
         }
         self.declared(call)?.kind.set(Kind { media, name }).map_err(|_| bad("the output's type is already declared"))?;
         Ok(Value::Null)
-    }
-
-    /// The link to the function, for answers to its calls.
-    pub(crate) fn link(&self) -> &Link {
-        &self.link
     }
 
     /// The key to what its function keeps.
@@ -507,7 +525,7 @@ impl Drop for Unsent<'_> {
 }
 
 /// Room for one more stream, in the function's own bound and in the node's.
-fn connect_permit(container: &Container) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), CallError> {
+pub(crate) fn connect_permit(container: &Container) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), CallError> {
     let busy = |text| CallError::new(CallErrorKind::Busy, text);
     let own = Arc::clone(&container.connections)
         .try_acquire_owned()

@@ -250,7 +250,7 @@ async fn read(process: &Process, container: &Container, call: &Call) -> Result<A
     container.meter.slow(INLINE_BYTES_MAX).await;
     let value = blocking(move || {
         let (mut reader, mut value) = (reader, Vec::new());
-        while let Some(piece) = reader.next()? {
+        while let Some(piece) = reader.piece()? {
             value.extend_from_slice(&piece);
         }
         Ok(value)
@@ -265,7 +265,7 @@ async fn pour(mut reader: Reader, mut ours: UnixStream, container: &Container) {
         let opened = blocking(move || {
             let mut piece = Vec::new();
             while piece.len() < PIECE_BYTES {
-                match reader.next()? {
+                match reader.piece()? {
                     Some(part) => piece.extend_from_slice(&part),
                     None => break,
                 }

@@ -5,6 +5,7 @@
 
 mod auth;
 mod connection;
+mod descriptor;
 mod error;
 mod event;
 #[cfg(fuzzing)]
@@ -13,6 +14,7 @@ mod onion;
 mod wire;
 
 pub use auth::Auth;
+pub use descriptor::{Descriptor, Step};
 pub use error::ControlError;
 pub use event::{Bootstrap, Event, Events};
 pub use onion::{Onion, OnionService, Target};

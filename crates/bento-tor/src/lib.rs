@@ -9,13 +9,16 @@ mod control;
 mod find;
 mod managed;
 pub mod process;
+mod publication;
 mod socks;
 
 #[cfg(fuzzing)]
 pub use control::fuzzing;
 pub use control::{
-    Auth, Bootstrap, COMMAND_DEADLINE, ControlAddr, ControlError, Controller, Event, Events, Onion, OnionService, Reply, ReplyLine, Target,
+    Auth, Bootstrap, COMMAND_DEADLINE, ControlAddr, ControlError, Controller, Descriptor, Event, Events, Onion, OnionService, Reply,
+    ReplyLine, Step, Target,
 };
 pub use find::{find_tor, system_socks};
 pub use managed::{Managed, ManagedError, Setup};
+pub use publication::{Patience, Publication, PublicationError, Told, Unreached};
 pub use socks::{Isolation, Socks, SocksError, Stream};

@@ -61,6 +61,12 @@ impl Isolation {
         Self { password: data_encoding::HEXLOWER.encode(&digest) }
     }
 
+    /// This one, kept apart by another: streams of two owners do not share circuits, whatever they are for.
+    #[must_use]
+    pub fn within(&self, owner: &Self) -> Self {
+        Self::new(&format!("{} of {}", self.password, owner.password))
+    }
+
     /// Another one that belongs to this one alone: for a new try, when the circuits of the last seem to hang.
     #[must_use]
     pub fn afresh(&self, number: u32) -> Self {

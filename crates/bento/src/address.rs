@@ -5,6 +5,7 @@
 use std::{fmt, net::SocketAddr, str::FromStr};
 
 use data_encoding::BASE32_NOPAD;
+use serde::{Deserialize, Deserializer, de};
 use sha3::{Digest as _, Sha3_256};
 
 /// The port of a node's onion service when none is given.
@@ -128,6 +129,12 @@ impl FromStr for NodeAddress {
             Some(digits) => digits.parse().ok().filter(|port| *port != 0).ok_or(AddressError::Port)?,
         };
         Ok(Self(Place::Onion { host, port }))
+    }
+}
+
+impl<'de> Deserialize<'de> for NodeAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 

@@ -85,6 +85,9 @@ pub enum Stage {
 pub struct Client {
     socks: Option<Socks>,
     bounds: Bounds,
+    /// Whose streams these are, where one program speaks to nodes for several.
+    owner: Option<Isolation>,
+    depth: u32,
     watch: Option<Arc<dyn Fn(Stage) + Send + Sync>>,
 }
 
@@ -108,18 +111,32 @@ impl fmt::Debug for Client {
 impl Client {
     /// A client that reaches nodes over this Tor, and nodes on this machine directly.
     pub fn over(socks: Socks) -> Self {
-        Self { socks: Some(socks), bounds: Bounds::default(), watch: None }
+        Self { socks: Some(socks), ..Self::direct() }
     }
 
     /// A client without Tor: it reaches nodes on this machine only.
     pub fn direct() -> Self {
-        Self { socks: None, bounds: Bounds::default(), watch: None }
+        Self { socks: None, bounds: Bounds::default(), owner: None, depth: 0, watch: None }
     }
 
     /// With other bounds.
     #[must_use]
     pub fn with_bounds(mut self, bounds: Bounds) -> Self {
         self.bounds = bounds;
+        self
+    }
+
+    /// On circuits that it shares with nobody but this owner.
+    #[must_use]
+    pub fn owned_by(mut self, owner: Isolation) -> Self {
+        self.owner = Some(owner);
+        self
+    }
+
+    /// Installs on behalf of a function: what it installs comes through so many of them.
+    #[must_use]
+    pub fn through(mut self, depth: u32) -> Self {
+        self.depth = depth;
         self
     }
 
@@ -165,6 +182,7 @@ impl Client {
             .header("bento-invocation-digest", invocation.to_string())
             .header("bento-shutdown-digest", shutdown.to_string())
             .header("bento-seal", secret(&SealKey::of(&tokens.invocation).reveal())?);
+        let request = self.deep(request);
         let answer = self.send(request, Some(pack(bundle)?), Input::Empty, node, &function(node, invocation), None).await?;
         Ok(json::status(json::read(answer, "the function's status").await?))
     }
@@ -189,6 +207,7 @@ impl Client {
         let request = start(Method::POST, &format!("/v1/run/{}", call.method()?), node)
             .header("bento-bundle-length", archive.len())
             .header("bento-arguments", call.arguments()?);
+        let request = self.deep(request);
         self.call(request, Some(archive), call, node, &alone()?).await
     }
 
@@ -224,6 +243,11 @@ impl Client {
         let isolation = Isolation::new(&format!("bento link {} at {node}", data_encoding::HEXLOWER.encode(&Sha256::digest(token))));
         let answer = self.send(start(Method::GET, path, node), None, Input::Empty, node, &isolation, None).await?;
         Output::new(json::good(answer).await?, None)
+    }
+
+    /// Says through how many functions it comes, where it does.
+    fn deep(&self, request: Builder) -> Builder {
+        if self.depth == 0 { request } else { request.header("bento-depth", self.depth) }
     }
 
     async fn call(
@@ -280,6 +304,7 @@ impl Client {
             return Ok(Box::new(stream));
         }
         let (Some(socks), Some((host, port))) = (&self.socks, node.onion()) else { return Err(ClientError::NoTor) };
+        let isolation = self.owner.as_ref().map_or_else(|| isolation.clone(), |owner| isolation.within(owner));
         let end = Instant::now() + self.bounds.connect;
         let mut tries = 1;
         loop {

@@ -6,7 +6,7 @@ mod fake;
 use std::time::{Duration, Instant};
 
 use bento::{Bounds, Browse, Call, Client, ClientError, Input, Kind, NodeAddress, Part, Sizes, Standard, Tokens};
-use bento_proto::{Bound, Outcome, Problem, bundle::Bundle};
+use bento_proto::{Bound, Outcome, Problem, SealKey, bundle::Bundle};
 use fake::{Act, Asked, FakeNode, good, pad, page, problem, short, streamed, whole};
 use tokio::io::AsyncWriteExt as _;
 
@@ -52,7 +52,11 @@ async fn a_function_is_installed_invoked_looked_at_and_ended() {
     let asked = node.last();
     assert_eq!(asked.header("bento-invocation-digest"), Some(tokens.invocation.digest().to_string().as_str()));
     assert_eq!(asked.header("bento-shutdown-digest"), Some(tokens.shutdown.digest().to_string().as_str()));
+    assert_eq!(asked.header("bento-seal"), Some(SealKey::of(&tokens.invocation).reveal().as_str()));
+    assert_eq!(asked.header("bento-depth"), None);
     assert_eq!(Bundle::unpack(&asked.body).unwrap(), hello());
+    client().through(2).install(&address, &hello(), &tokens).await.unwrap();
+    assert_eq!(node.last().header("bento-depth"), Some("2"));
     assert!(!format!("{asked:?}").contains(&tokens.invocation.reveal()), "an install tells no token");
     assert_eq!(asked.header("user-agent"), None);
 

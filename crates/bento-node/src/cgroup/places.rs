@@ -194,6 +194,26 @@ pub(super) fn could_prepare(hierarchy: &Hierarchy, wanted: &[Controller]) -> Res
     }
 }
 
+/// Percent of one processor that a group and those around it have at most, if they are bounded.
+///
+/// ```text
+/// cpu.cfs_quota_us (version 1)   -1       50000          cpu.max (version 2)   max 100000
+/// cpu.cfs_period_us              100000   100000                               50000 100000
+/// ```
+pub(super) fn ceiling(group: Option<&Path>) -> Option<u64> {
+    let bound = |path: &Path| {
+        let read = |file| fs::read_to_string(path.join(file));
+        let text = read("cpu.max")
+            .or_else(|_| Ok::<_, io::Error>(format!("{} {}", read("cpu.cfs_quota_us")?, read("cpu.cfs_period_us")?)))
+            .ok()?;
+        let mut numbers = text.split_ascii_whitespace().map(str::parse::<u64>);
+        let (quota, period) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+        // Rounded up: what is promised may be all of it.
+        (period > 0).then(|| (quota * 100).div_ceil(period))
+    };
+    group?.ancestors().filter_map(bound).min()
+}
+
 /// Groups that an earlier run of this node left, wherever in the hierarchy: that run may have been started from another group.
 pub(super) fn leftovers(hierarchy: &Hierarchy, name: &str) -> Vec<PathBuf> {
     let is_ours = |path: &Path| {
@@ -248,6 +268,26 @@ mod tests {
                 (Version::Two, "/sys/fs/cgroup/a place/system.slice/a:b.service", vec![]),
             ]
         );
+    }
+
+    #[test]
+    fn the_least_of_the_bounds_around_a_group_is_its_ceiling_and_no_bound_is_none() {
+        let top = tempfile::tempdir().unwrap();
+        let (one, two) = (top.path().join("one/inner"), top.path().join("two/inner"));
+        let write = |path: &Path, file: &str, text: &str| {
+            fs::create_dir_all(path).unwrap();
+            fs::write(path.join(file), text).unwrap();
+        };
+        write(&one, "cpu.cfs_quota_us", "-1\n");
+        write(&one, "cpu.cfs_period_us", "100000\n");
+        write(&two, "cpu.max", "max 100000\n");
+        assert_eq!((ceiling(Some(&one)), ceiling(Some(&two)), ceiling(None)), (None, None, None));
+        write(one.parent().unwrap(), "cpu.cfs_quota_us", "150000\n");
+        write(one.parent().unwrap(), "cpu.cfs_period_us", "100000\n");
+        write(two.parent().unwrap(), "cpu.max", "50000 100000\n");
+        assert_eq!((ceiling(Some(&one)), ceiling(Some(&two))), (Some(150), Some(50)));
+        write(&two, "cpu.max", "20000 100000\n");
+        assert_eq!(ceiling(Some(&two)), Some(20));
     }
 
     #[test]

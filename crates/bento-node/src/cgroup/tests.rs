@@ -111,6 +111,28 @@ fn who_spins_gets_its_share_and_who_is_not_bounded_more() {
 }
 
 #[test]
+fn a_share_beyond_that_of_the_group_around_is_cut_to_it_and_a_smaller_one_is_kept() {
+    let Some(mut hierarchies) = version_one() else { return };
+    let state = tempfile::tempdir().unwrap();
+    let cpu = hierarchies.iter_mut().find(|hierarchy| hierarchy.controllers.contains(&Controller::Cpu)).unwrap();
+    let around = cpu.own.join(format!("bento-around-{}", std::process::id()));
+    fs::create_dir(&around).unwrap();
+    cpu.own.clone_from(&around);
+    put(&around, "cpu.cfs_quota_us", "50000").unwrap();
+    let groups = Groups::found(&hierarchies, state.path(), KERNEL);
+    assert!(groups.holds().contains("50 % of one processor"), "{}", groups.holds());
+    let sleeper = python("import time\ntime.sleep(60)");
+    let group = groups.enter(sleeper.pid()).unwrap().unwrap();
+    let held = || fs::read_to_string(group.weight().unwrap().group.join("cpu.cfs_quota_us")).unwrap();
+    group.bound(64 * MIB, 100, 16).unwrap();
+    assert_eq!(held().trim(), "-1");
+    group.bound(64 * MIB, 25, 16).unwrap();
+    assert_eq!(held().trim(), "5000");
+    drop((sleeper, group, groups));
+    wait_until("the group around is empty", || fs::remove_dir(&around).is_ok());
+}
+
+#[test]
 fn who_starts_threads_is_stopped_at_its_bound_and_not_before() {
     let Some(hierarchies) = version_one() else { return };
     let state = tempfile::tempdir().unwrap();

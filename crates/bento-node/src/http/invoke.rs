@@ -81,10 +81,10 @@ pub(super) async fn run(
     if length > BUNDLE_BYTES_MAX {
         return Err(Refusal::TooLong { what: "the bundle", limit: BUNDLE_BYTES_MAX as u64 }.into());
     }
-    let trailers = takes_trailers(&request);
+    let (trailers, depth) = (takes_trailers(&request), super::depth(request.headers())?);
     let mut body = request.into_body();
     let (archive, input) = super::bundle(&node, &mut body, Some(length)).await?;
-    let (container, run) = node.run(archive).await?;
+    let (container, run) = node.run(archive, depth).await?;
     let invocation = container.invoke(&method, &arguments, None).await?;
     let output = Output::new(invocation, &container, Some(run), input, body);
     drop(container);

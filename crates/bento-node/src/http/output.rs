@@ -185,7 +185,7 @@ async fn state(store: &Store, id: &OutputId) -> Result<Option<Vec<u8>>, Failure>
     let (store, name) = (store.clone(), id.state());
     let read = blocking(move || {
         let (mut reader, mut text) = (store.reader(&name, 0, None)?, Vec::new());
-        while let Some(piece) = reader.next()? {
+        while let Some(piece) = reader.piece()? {
             text.extend_from_slice(&piece);
         }
         Ok(text)
@@ -205,7 +205,6 @@ fn failure(error: StoreError, most: usize) -> Failure {
     match error {
         StoreError::Busy => Refusal::Busy { what: "outputs of this function", limit: most as u64 }.into(),
         StoreError::Full { limit } => Refusal::Busy { what: "bytes of this function's storage", limit }.into(),
-        StoreError::Damaged { .. } => Problem::new("damaged", 500, error.to_string()).into(),
         error => trouble(error).into(),
     }
 }
@@ -329,7 +328,7 @@ struct Kept {
 impl Kept {
     async fn step(mut self) -> Option<(Result<Frame<Bytes>, &'static str>, Self)> {
         let mut reader = self.reader.take()?;
-        let read = blocking(move || reader.next().map(|piece| (piece, reader))).await;
+        let read = blocking(move || reader.piece().map(|piece| (piece, reader))).await;
         match read {
             Ok((None, _)) => None,
             Ok((Some(piece), reader)) => {

@@ -6,6 +6,13 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig, ffi};
 
 use super::{Cause, StoreError};
 
+/// Pages of a log after which it is emptied into the database: 1 MiB, for each function that is awake and stores something. On a full disk
+/// as much room must be made before things can be deleted again.
+const LOG_PAGES: i64 = 256;
+
+/// Pages that may be free in a file: 256 KiB. They are filled again soon, or never.
+const FREE_PAGES: i64 = 64;
+
 /// Opens a database that is there, perhaps empty, for this process alone.
 pub(super) fn open(path: &Path, durable: bool) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
@@ -22,8 +29,20 @@ pub(super) fn open(path: &Path, durable: bool) -> rusqlite::Result<Connection> {
     )?;
     base.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     base.pragma_update(None, "synchronous", if durable { "FULL" } else { "OFF" })?;
-    base.pragma_update_and_check(None, "journal_size_limit", 4 << 20, |_| Ok(()))?;
+    base.pragma_update_and_check(None, "wal_autocheckpoint", LOG_PAGES, |_| Ok(()))?;
+    base.pragma_update_and_check(None, "journal_size_limit", LOG_PAGES * 4096, |_| Ok(()))?;
     Ok(base)
+}
+
+/// Empties the log into the database, which makes room on a full disk, and forgets what was deleted.
+pub(super) fn empty_log(base: &Connection) -> rusqlite::Result<()> {
+    base.pragma_update_and_check(None, "wal_checkpoint", "TRUNCATE", |_| Ok(()))
+}
+
+/// Gives a part of what is free in the file back to the disk.
+pub(super) fn shrink(base: &Connection) -> rusqlite::Result<()> {
+    let free: i64 = base.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
+    if free > FREE_PAGES { base.execute_batch("PRAGMA incremental_vacuum(64)") } else { Ok(()) }
 }
 
 /// Are the tables those that we make, and no others?

@@ -57,7 +57,7 @@ impl Reader {
     ///
     /// # Errors
     /// `Damaged`: then nothing of this piece is handed out. `Missing` when the function was removed.
-    pub fn next(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
+    pub fn piece(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
         if self.at == self.end {
             return Ok(None);
         }

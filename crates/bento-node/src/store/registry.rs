@@ -3,18 +3,20 @@
 //! A row holds what the node must know without anybody's key: digests of the tokens, the end, what was granted. It is checked against
 //! damage under a key of the node. The function's data key is in it, wrapped; when it is gone, nothing of the function can be read.
 
+mod rows;
+
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt, fs, io,
     os::unix::fs::{DirBuilderExt, FileExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use bento_proto::{Digest, SealKey};
 use data_encoding::HEXLOWER;
-use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
+use rusqlite::{Connection, TransactionBehavior, params};
 use zeroize::Zeroizing;
 
 use super::{
@@ -24,6 +26,10 @@ use super::{
     seal::{self, Keys},
     vault::{Slot, Vault},
 };
+
+use rows::{COLUMNS, Kept, Sealed, WRAP, delete, from_milliseconds, granted, insert, read, row, whole};
+
+pub(super) use rows::milliseconds;
 
 const SCHEMA: &[&str] = &[
     "CREATE TABLE node (id INTEGER PRIMARY KEY, changes INTEGER NOT NULL) STRICT",
@@ -35,7 +41,6 @@ pub(super) const BASE: &str = "functions.db";
 const MARK: &str = "functions.mark";
 const KEY: &str = "seal.key";
 const HEAD: &str = "head";
-const WRAP: &str = "bento store wrap 1";
 
 /// All functions of a node. Cheap to clone.
 #[derive(Clone)]
@@ -107,12 +112,6 @@ pub struct Used {
     pub traffic: u64,
 }
 
-/// What is sealed of a function's use: the above, and how far its store had come, where 0 means that it has none.
-struct Kept {
-    used: Used,
-    floor: u64,
-}
-
 impl fmt::Debug for Registry {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("Registry(…)")
@@ -143,6 +142,14 @@ impl Registry {
     /// When the list cannot be read.
     pub fn all(&self) -> Result<Vec<Record>, StoreError> {
         Ok(self.rows()?.into_iter().filter_map(Result::ok).collect())
+    }
+
+    /// How many functions there are that cannot be used, since what the node knows of them is damaged.
+    ///
+    /// # Errors
+    /// When the list cannot be read.
+    pub fn damaged(&self) -> Result<usize, StoreError> {
+        Ok(self.rows()?.iter().filter(|row| row.is_err()).count())
     }
 
     /// Adds a function. It is on the disk when this returns.
@@ -323,7 +330,7 @@ impl Registry {
         self.keep(id, |_, sealed| Kept { used: Kept::open(keys, &sealed.used)?.used, floor }.seal(keys))
     }
 
-    fn keep(&self, id: Id, used: impl FnOnce(&Record, &Sealed) -> Result<Vec<u8>, StoreError>) -> Result<(), StoreError> {
+    fn keep(&self, id: Id, used: impl Fn(&Record, &Sealed) -> Result<Vec<u8>, StoreError>) -> Result<(), StoreError> {
         self.change(|base| {
             let (record, sealed) = row(base, &self.0.keys, id)?;
             let used = used(&record, &sealed)?;
@@ -349,10 +356,18 @@ impl Registry {
         Ok(all)
     }
 
-    pub(super) fn change<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let failed = base::failed(BASE);
+    pub(super) fn change<T>(&self, work: impl Fn(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let mut base = lock(&self.0.base);
-        let Base { connection, changes, mark } = &mut *base;
+        match self.try_change(&mut base, &work) {
+            // There may be room once the log is empty; removing a function should never fail for want of it.
+            Err(StoreError::DiskFull) if base::empty_log(&base.connection).is_ok() => self.try_change(&mut base, &work),
+            done => done,
+        }
+    }
+
+    fn try_change<T>(&self, base: &mut Base, work: impl Fn(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let failed = base::failed(BASE);
+        let Base { connection, changes, mark } = base;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
         let done = work(&transaction)?;
         transaction.execute("UPDATE node SET changes = ?", [*changes as i64 + 1]).map_err(&failed)?;
@@ -365,21 +380,26 @@ impl Registry {
     /// Empties the log, in which rows that were deleted may still be.
     pub(super) fn forget_log(&self) -> Result<(), StoreError> {
         let base = lock(&self.0.base);
-        base.connection.pragma_update_and_check(None, "wal_checkpoint", "TRUNCATE", |_| Ok(())).map_err(base::failed(BASE))
+        base::empty_log(&base.connection).map_err(base::failed(BASE))
     }
 
     fn clear(&self) -> Result<(), StoreError> {
         let now = SystemTime::now();
-        let mut keep = std::collections::HashSet::new();
+        let mut keep = HashSet::new();
+        let mut damaged = false;
         for row in self.rows()? {
             match row {
                 Ok(record) if record.ends <= now => self.remove(record.id)?,
                 Ok(record) => drop(keep.insert(record.id.to_string())),
                 Err(id) => {
                     tracing::warn!(%id, "what is kept of a function is damaged; it is left as it is, and nobody can invoke it");
-                    keep.insert(id.to_string());
+                    damaged = true;
                 }
             }
+        }
+        if damaged {
+            // Its name may be what is damaged: nothing is removed that may be its.
+            return Ok(());
         }
         let clearing = failed("clearing the functions' directories");
         for name in self.0.functions.names().map_err(&clearing)? {
@@ -392,127 +412,6 @@ impl Registry {
     }
 }
 
-const COLUMNS: &str = "id, invocation, shutdown, ends, lifetime, storage, head, awake, wrapped, own, used, proof";
-
-/// What a row has sealed.
-struct Sealed {
-    wrapped: Vec<u8>,
-    own: Vec<u8>,
-    used: Vec<u8>,
-}
-
-impl Sealed {
-    fn keys(&self, record: &Record, key: &SealKey) -> Result<Keys, StoreError> {
-        let damaged = || StoreError::damaged("the key of a function");
-        let data = seal::unwrap(&key.derive(WRAP), "data key", &[&granted(record)], &self.wrapped).ok_or_else(damaged)?;
-        Ok(Keys::new(data.as_slice().try_into().map_err(|_| damaged())?, record.id))
-    }
-}
-
-impl Kept {
-    fn seal(&self, keys: &Keys) -> Result<Vec<u8>, StoreError> {
-        let numbers = [self.used.cpu_ms, self.used.traffic, self.floor];
-        keys.seal("used", &[], &numbers.map(u64::to_le_bytes).concat())
-    }
-
-    fn open(keys: &Keys, sealed: &[u8]) -> Result<Self, StoreError> {
-        let damaged = || StoreError::damaged("the account of a function");
-        let text = keys.open("used", &[], sealed).ok_or_else(damaged)?;
-        let (numbers, _) = text.as_chunks::<8>();
-        let &[cpu_ms, traffic, floor] = numbers else { return Err(damaged()) };
-        let number = u64::from_le_bytes;
-        Ok(Self { used: Used { cpu_ms: number(cpu_ms), traffic: number(traffic) }, floor: number(floor) })
-    }
-}
-
-/// What a data key is bound to: whoever can write the disk shall not hand one client's function to another, or grant it more.
-fn granted(record: &Record) -> Vec<u8> {
-    let mut place = record.id.0.to_vec();
-    place.extend_from_slice(record.invocation.to_string().as_bytes());
-    place.extend_from_slice(record.shutdown.to_string().as_bytes());
-    place.extend_from_slice(&whole(record.lifetime).to_le_bytes());
-    place.extend_from_slice(&record.storage.to_le_bytes());
-    place.extend_from_slice(&record.head_bytes.to_le_bytes());
-    place.push(record.keep_awake.into());
-    place
-}
-
-fn proof(keys: &Keys, record: &Record, wrapped: &[u8], own: &[u8]) -> [u8; 32] {
-    keys.leaf(0, &[&granted(record), &milliseconds(record.ends).to_le_bytes(), wrapped, own])
-}
-
-fn insert(base: &Connection, keys: &Keys, record: &Record, wrapped: &[u8], own: &[u8], used: &[u8]) -> Result<(), StoreError> {
-    base.prepare_cached(&format!("INSERT INTO functions ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"))
-        .and_then(|mut statement| {
-            statement.execute(params![
-                record.id.0,
-                record.invocation.to_string(),
-                record.shutdown.to_string(),
-                milliseconds(record.ends) as i64,
-                whole(record.lifetime) as i64,
-                record.storage as i64,
-                record.head_bytes as i64,
-                record.keep_awake,
-                wrapped,
-                own,
-                used,
-                proof(keys, record, wrapped, own),
-            ])
-        })
-        .map_err(base::failed(BASE))?;
-    Ok(())
-}
-
-fn delete(base: &Connection, id: Id) -> Result<bool, StoreError> {
-    base.execute("DELETE FROM functions WHERE id = ?", [id.0]).map(|rows| rows > 0).map_err(base::failed(BASE))
-}
-
-fn row(base: &Connection, keys: &Keys, id: Id) -> Result<(Record, Sealed), StoreError> {
-    base.prepare_cached(&format!("SELECT {COLUMNS} FROM functions WHERE id = ?"))
-        .and_then(|mut statement| statement.query_row([id.0], |row| Ok(read(row, keys))).optional())
-        .map_err(base::failed(BASE))?
-        .ok_or(StoreError::Missing)?
-}
-
-fn read(row: &Row<'_>, keys: &Keys) -> Result<(Record, Sealed), StoreError> {
-    let damaged = || StoreError::damaged("what the node knows of a function");
-    let fields = || -> rusqlite::Result<_> {
-        let sealed = Sealed { wrapped: row.get(8)?, own: row.get(9)?, used: row.get(10)? };
-        let numbers: [i64; 4] = [row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?];
-        Ok((row.get(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?, numbers, row.get(7)?, sealed, row.get::<_, [u8; 32]>(11)?))
-    };
-    let (id, invocation, shutdown, [ends, lifetime, storage, head], keep_awake, sealed, found) = fields().map_err(|_| damaged())?;
-    let record = Record {
-        id: Id(id),
-        invocation: invocation.parse().map_err(|_| damaged())?,
-        shutdown: shutdown.parse().map_err(|_| damaged())?,
-        ends: from_milliseconds(ends as u64),
-        lifetime: Duration::from_millis(lifetime as u64),
-        storage: storage as u64,
-        head_bytes: head as u64,
-        keep_awake,
-    };
-    if proof(keys, &record, &sealed.wrapped, &sealed.own) != found {
-        return Err(damaged());
-    }
-    Ok((record, sealed))
-}
-
-pub(super) fn milliseconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis().try_into().unwrap_or(i64::MAX as u64)).min(MILLISECONDS_MAX)
-}
-
-fn whole(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(MILLISECONDS_MAX).min(MILLISECONDS_MAX)
-}
-
-/// Some ten thousand years: a time that every machine can hold.
-const MILLISECONDS_MAX: u64 = 300_000_000_000_000;
-
-pub(super) fn from_milliseconds(milliseconds: u64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_millis(milliseconds.min(MILLISECONDS_MAX))
-}
-
 /// The node's own key, made at its first start.
 fn node_keys(state: &Dir) -> Result<Keys, StoreError> {
     let node = Id([0; 16]);
@@ -521,7 +420,7 @@ fn node_keys(state: &Dir) -> Result<Keys, StoreError> {
         let mut text = Zeroizing::new(String::new());
         let file = state.file(KEY).map_err(must_be_there(KEY))?;
         io::Read::read_to_string(&mut io::Read::take(file, 80), &mut text).map_err(|_| StoreError::damaged(KEY))?;
-        let key = HEXLOWER.decode(text.trim_end().as_bytes()).map(Zeroizing::new).map_err(|_| StoreError::damaged(KEY))?;
+        let key = HEXLOWER.decode(text.as_bytes()).map(Zeroizing::new).map_err(|_| StoreError::damaged(KEY))?;
         return Ok(Keys::new(key.as_slice().try_into().map_err(|_| StoreError::damaged(KEY))?, node));
     }
     if state.has(BASE).map_err(&made)? {
@@ -531,7 +430,7 @@ fn node_keys(state: &Dir) -> Result<Keys, StoreError> {
     let half = format!("{KEY}.new");
     state.remove(&half).map_err(&made)?;
     let file = state.create(&half).map_err(&made)?;
-    file.write_all_at(Zeroizing::new(format!("{}\n", HEXLOWER.encode(key.as_ref()))).as_bytes(), 0).map_err(&made)?;
+    file.write_all_at(Zeroizing::new(HEXLOWER.encode(key.as_ref())).as_bytes(), 0).map_err(&made)?;
     file.sync_all().map_err(&made)?;
     state.rename(&half, KEY).map_err(&made)?;
     state.sync().map_err(&made)?;

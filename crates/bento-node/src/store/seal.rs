@@ -2,10 +2,7 @@
 //!
 //! Nonces are 192 random bits, so none repeats, whatever crashed and was done again. What is sealed is bound to its place.
 
-use chacha20poly1305::{
-    AeadInOut, KeyInit, Tag, XChaCha20Poly1305, XNonce,
-    aead::{Aead, Payload},
-};
+use bento_seal::{Cipher, NONCE_BYTES as NONCE, TAG_BYTES};
 use hkdf::Hkdf;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
@@ -13,11 +10,8 @@ use zeroize::Zeroizing;
 
 use super::{CHUNK, Cause, Id, StoreError};
 
-/// Bytes of a nonce.
-const NONCE: usize = 24;
-
 /// Bytes of a tag.
-pub(super) const TAG: usize = 16;
+pub(super) const TAG: usize = TAG_BYTES;
 
 /// Bytes of a chunk on the disk.
 pub(super) const SEALED_CHUNK: usize = NONCE + CHUNK + TAG;
@@ -44,7 +38,7 @@ fn place(purpose: &str, parts: &[&[u8]]) -> Vec<u8> {
 
 /// The keys of one function, or the node's own.
 pub(super) struct Keys {
-    cipher: XChaCha20Poly1305,
+    cipher: Cipher,
     names: Zeroizing<[u8; 32]>,
     leaves: Zeroizing<[u8; 32]>,
 }
@@ -59,7 +53,7 @@ impl Keys {
             key
         };
         Self {
-            cipher: XChaCha20Poly1305::new((&*derive("bento store seal 1")).into()),
+            cipher: Cipher::new(&derive("bento store seal 1")),
             names: derive("bento store names 1"),
             leaves: derive("bento store leaves 1"),
         }
@@ -80,10 +74,9 @@ impl Keys {
         let nonce = random::<NONCE>()?;
         buffer[..NONCE].copy_from_slice(&nonce);
         let place = place("chunk", &[object, &index.to_le_bytes()]);
-        let tag =
-            self.cipher.encrypt_inout_detached(&XNonce::from(nonce), &place, (&mut buffer[NONCE..]).into()).map_err(|_| too_long())?;
+        let tag = self.cipher.encrypt(&nonce, &place, &mut buffer[NONCE..]).ok_or_else(too_long)?;
         buffer.extend_from_slice(&tag);
-        Ok(tag.into())
+        Ok(tag)
     }
 
     /// Opens a chunk where it lies, if it is the one with this tag. The text is then what [`chunk_text`] says.
@@ -91,7 +84,7 @@ impl Keys {
         let Some((head, rest)) = sealed.split_first_chunk_mut::<NONCE>() else { return false };
         let Some((text, own)) = rest.split_last_chunk_mut::<TAG>() else { return false };
         let place = place("chunk", &[object, &index.to_le_bytes()]);
-        own == tag && self.cipher.decrypt_inout_detached(&XNonce::from(*head), &place, text.into(), &Tag::from(*own)).is_ok()
+        own == tag && self.cipher.decrypt(head, &place, text, tag)
     }
 
     /// Where an object of this name is found.
@@ -124,29 +117,29 @@ pub(super) fn tag_of(sealed: &[u8]) -> Option<TagBytes> {
 
 /// Seals under a key that is used for this one thing.
 pub(super) fn wrap(key: &[u8; 32], purpose: &str, parts: &[&[u8]], text: &[u8]) -> Result<Vec<u8>, StoreError> {
-    seal(&XChaCha20Poly1305::new(key.into()), purpose, parts, text)
+    seal(&Cipher::new(key), purpose, parts, text)
 }
 
 /// What was sealed with [`wrap`].
 pub(super) fn unwrap(key: &[u8; 32], purpose: &str, parts: &[&[u8]], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    open(&XChaCha20Poly1305::new(key.into()), purpose, parts, sealed).map(Zeroizing::new)
+    open(&Cipher::new(key), purpose, parts, sealed).map(Zeroizing::new)
 }
 
-fn seal(cipher: &XChaCha20Poly1305, purpose: &str, parts: &[&[u8]], text: &[u8]) -> Result<Vec<u8>, StoreError> {
+fn seal(cipher: &Cipher, purpose: &str, parts: &[&[u8]], text: &[u8]) -> Result<Vec<u8>, StoreError> {
     let nonce = random::<NONCE>()?;
     let mut sealed = Vec::with_capacity(NONCE + text.len() + TAG);
     sealed.extend_from_slice(&nonce);
     sealed.extend_from_slice(text);
-    let tag = cipher
-        .encrypt_inout_detached(&XNonce::from(nonce), &place(purpose, parts), (&mut sealed[NONCE..]).into())
-        .map_err(|_| too_long())?;
+    let tag = cipher.encrypt(&nonce, &place(purpose, parts), &mut sealed[NONCE..]).ok_or_else(too_long)?;
     sealed.extend_from_slice(&tag);
     Ok(sealed)
 }
 
-fn open(cipher: &XChaCha20Poly1305, purpose: &str, parts: &[&[u8]], sealed: &[u8]) -> Option<Vec<u8>> {
+fn open(cipher: &Cipher, purpose: &str, parts: &[&[u8]], sealed: &[u8]) -> Option<Vec<u8>> {
     let (nonce, rest) = sealed.split_first_chunk::<NONCE>()?;
-    cipher.decrypt(&XNonce::from(*nonce), Payload { msg: rest, aad: &place(purpose, parts) }).ok()
+    let (text, tag) = rest.split_last_chunk::<TAG>()?;
+    let mut text = text.to_vec();
+    cipher.decrypt(nonce, &place(purpose, parts), &mut text, tag).then_some(text)
 }
 
 fn start(key: &[u8; 32]) -> Hmac<Sha256> {

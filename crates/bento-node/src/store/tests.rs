@@ -1,64 +1,127 @@
 //! What the store promises.
 
-use std::time::{Duration, SystemTime};
+mod damage;
+mod disk;
+mod functions;
+mod model;
+mod objects;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
 
 use bento_proto::{InvocationToken, SealKey, ShutdownToken};
+use tempfile::TempDir;
 
 use super::*;
+
+const LIMIT: u64 = 4 << 20;
+
+/// A directory on a fast disk, where there is one.
+fn directory() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
 
 fn key(n: u8) -> SealKey {
     SealKey::of(&InvocationToken::from_random([n; 32]))
 }
 
+/// Adds a function; one with an odd number starts with the node.
 fn add(registry: &Registry, n: u8) -> Record {
+    add_until(registry, n, SystemTime::now() + Duration::from_secs(3600))
+}
+
+fn add_until(registry: &Registry, n: u8, ends: SystemTime) -> Record {
     let new = New {
         invocation: InvocationToken::from_random([n; 32]).digest(),
         shutdown: ShutdownToken::from_random([n; 32]).digest(),
-        ends: SystemTime::now() + Duration::from_secs(3600),
-        storage: 1 << 20,
+        ends,
+        lifetime: Duration::from_secs(3600),
+        storage: LIMIT,
         keep_awake: n % 2 == 1,
         key: &key(n),
-        head: b"the head",
+        head: &head(n),
     };
     registry.add(new).unwrap()
 }
 
+fn head(n: u8) -> Vec<u8> {
+    bytes(n.into(), 3000)
+}
+
+/// Opens the store of the only function, or of the first.
+fn store(registry: &Registry, record: &Record, n: u8) -> Store {
+    registry.vault(record.id, &key(n), LIMIT).unwrap().space(Space::Function)
+}
+
 fn get(store: &Store, name: &str) -> Result<Vec<u8>, StoreError> {
-    let mut reader = store.reader(name, 0, None)?;
+    part(store, name, 0, None)
+}
+
+fn part(store: &Store, name: &str, offset: u64, length: Option<u64>) -> Result<Vec<u8>, StoreError> {
+    let mut reader = store.reader(name, offset, length)?;
+    let promised = reader.remaining();
     let mut all = Vec::new();
-    while let Some(piece) = reader.next()? {
+    while let Some(piece) = reader.piece()? {
+        assert!(!piece.is_empty() && piece.len() <= CHUNK);
         all.extend_from_slice(&piece);
+        assert_eq!(all.len() as u64 + reader.remaining(), promised);
     }
-    assert_eq!(all.len() as u64, reader.size());
     Ok(all)
 }
 
-#[test]
-fn what_was_put_is_there_after_a_restart() {
-    let state = tempfile::tempdir().unwrap();
-    let big: Vec<u8> = (0..300_000u32).map(|i| (i % 251) as u8).collect();
-    let registry = Registry::open(state.path()).unwrap();
-    let record = add(&registry, 1);
-    {
-        let store = registry.vault(record.id, &key(1), 1 << 20).unwrap().space(Space::Function);
-        store.put("small", b"one").unwrap();
-        store.put("big", &big).unwrap();
-        let mut writer = store.writer("small", Mode::Append).unwrap();
-        writer.write(&big).unwrap();
-        assert!(matches!(store.writer("small", Mode::Append), Err(StoreError::Busy)));
-        assert_eq!(writer.commit().unwrap(), 300_003);
+fn append(store: &Store, name: &str, data: &[u8]) -> Result<u64, StoreError> {
+    let mut writer = store.writer(name, Mode::Append)?;
+    writer.write(data)?;
+    writer.commit()
+}
+
+/// Bytes that differ everywhere, and with the seed.
+fn bytes(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    std::iter::repeat_with(next).flatten().take(length).collect()
+}
+
+/// All files below a directory.
+fn files(below: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(below).unwrap() {
+        let path = entry.unwrap().path();
+        match path.symlink_metadata().unwrap().is_dir() {
+            true => all.extend(files(&path)),
+            false => all.push(path),
+        }
     }
-    drop(registry);
-    let registry = Registry::open(state.path()).unwrap();
-    assert_eq!(registry.all().unwrap(), [record.clone()]);
-    assert_eq!(registry.head(record.id, &key(1)).unwrap(), b"the head");
-    assert!(matches!(registry.head(record.id, &key(2)), Err(StoreError::Damaged { .. })));
-    assert_eq!(registry.own_key(record.id).unwrap(), Some(key(1)));
-    let store = registry.vault(record.id, &key(1), 1 << 20).unwrap().space(Space::Function);
-    assert_eq!(get(&store, "big").unwrap(), big);
-    assert_eq!(get(&store, "small").unwrap(), [b"one", big.as_slice()].concat());
-    assert_eq!(store.list("", None, 10).unwrap(), (vec![("big".into(), 300_000), ("small".into(), 300_003)], false));
-    assert!(store.delete("big").unwrap());
-    assert!(!store.delete("big").unwrap());
-    assert!(matches!(get(&store, "big"), Err(StoreError::Missing)));
+    all.sort();
+    all
+}
+
+/// The same files in another place.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let other = to.join(path.file_name().unwrap());
+        match path.is_dir() {
+            true => copy(&path, &other),
+            false => assert!(fs::copy(&path, &other).is_ok()),
+        }
+    }
+}
+
+#[track_caller]
+fn is_damaged<T>(result: Result<T, StoreError>) {
+    match result {
+        Err(StoreError::Damaged { .. }) => {}
+        Err(other) => panic!("not damaged, but {other:?}"),
+        Ok(_) => panic!("nothing was noticed"),
+    }
 }

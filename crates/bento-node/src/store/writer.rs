@@ -1,6 +1,8 @@
 //! Writing an object piece by piece.
 
-use std::{fmt, fs::File, io, mem, os::unix::fs::FileExt, sync::Arc};
+use std::{fmt, fs::File, io, mem, num::NonZeroU64, os::unix::fs::FileExt, sync::Arc};
+
+use rustix::fs::{Advice, fadvise};
 
 use super::{
     Cause, StoreError,
@@ -38,6 +40,9 @@ pub struct Writer {
     /// It is on the disk, or may be.
     kept: bool,
 }
+
+/// Chunks that the disk is handed at once while more are sealed: 2 MiB.
+const AHEAD: u64 = 32;
 
 impl fmt::Debug for Writer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -108,6 +113,11 @@ impl Writer {
             none => none.insert(self.inner.make_file(&self.meta.object)?),
         };
         file.write_all_at(&self.buffer, index * SEALED_CHUNK as u64).map_err(failed("writing the file of an object"))?;
+        if index % AHEAD == AHEAD - 1 {
+            // The disk may begin now, instead of when all is waited for. Advice only: it is no failure if nobody takes it.
+            let length = AHEAD * SEALED_CHUNK as u64;
+            let _ = fadvise(&*file, (index + 1) * SEALED_CHUNK as u64 - length, NonZeroU64::new(length), Advice::DontNeed);
+        }
         self.tags.push(tag);
         self.meta.chunks += 1;
         self.buffer.truncate(TEXT.start);

@@ -14,4 +14,5 @@ mod links;
 mod network;
 mod policy;
 mod ready;
+mod remote;
 mod support;

@@ -75,6 +75,20 @@ async fn a_ready_jail_that_was_killed_is_not_handed_out() {
 }
 
 #[tokio::test]
+async fn ready_jails_that_were_killed_are_replaced_though_nobody_asks_for_one() {
+    let node = Node::start(POLICY, "[limits]\nready = 2");
+    until("two jails are ready", || jails(&node).len() == 2).await;
+    let before = jails(&node);
+    for pid in &before {
+        let _ = kill_process(Pid::from_raw(i32::try_from(*pid).unwrap()).unwrap(), Signal::KILL);
+    }
+    until("two others are ready", || jails(&node).len() == 2 && jails(&node).iter().all(|pid| !before.contains(pid))).await;
+    // And no more than that, however often it looks.
+    tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+    assert_eq!(jails(&node).len(), 2);
+}
+
+#[tokio::test]
 async fn a_function_without_work_sleeps_and_wakes_for_the_next_invocation() {
     let node = Node::start(POLICY, "[limits]\nready = 0\nsleep = \"1 s\"");
     let code = format!("{TRACES}\nimport time\ndef wait(api):\n    time.sleep(3)\n    look(api)\n");
