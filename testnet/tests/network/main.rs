@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         cases::functions::CASES,
         cases::pages::CASES,
         cases::offline::CASES,
+        cases::drops::CASES,
         cases::kills::CASES,
         cases::faults::CASES,
     ]

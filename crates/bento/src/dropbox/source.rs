@@ -327,7 +327,8 @@ mod tests {
                 let whole = all(&parcel);
                 assert_eq!(whole.len() as u64, parcel.size());
                 // Each offset of a small one; of a large one those around the ends of chunks, and some between.
-                let near = |offset: &usize| whole.len() < 2000 || offset % 65_536 < 60 || offset % 65_552 < 40 || offset % 9_973 == 0;
+                let near =
+                    |offset: &usize| whole.len() < 2000 || offset % 65_536 < 60 || offset % 65_552 < 40 || offset.is_multiple_of(9_973);
                 for offset in (0..whole.len()).filter(near) {
                     let piece = parcel.read(offset as u64).unwrap();
                     assert!(!piece.is_empty() && whole[offset..].starts_with(&piece), "{length} {pad:?} {offset}");

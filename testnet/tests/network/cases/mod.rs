@@ -1,6 +1,7 @@
 //! The cases, by what they are about.
 
 pub(crate) mod daemons;
+pub(crate) mod drops;
 pub(crate) mod exits;
 pub(crate) mod faults;
 pub(crate) mod functions;

@@ -24,7 +24,7 @@ use crate::cli::{
     function::{forget, free, is_unknown, time},
     place,
     show::Show,
-    store::{Drop, Form, Functions, Record, Store},
+    store::{Drop, Form, Record, Store},
 };
 
 /// The padding when nothing else is said: as results of the browser have it.
@@ -249,10 +249,13 @@ fn discard(drop: &Drop) {
 }
 
 /// Forgets a drop that never got to a node.
-fn forget_drop(functions: &mut Functions, name: &str, id: &str) {
-    if let Some(record) = functions.get_mut(name) {
-        record.drops.retain(|drop| drop.id != id);
-    }
+fn forget_drop(store: &Store, name: &str, id: &str) -> Result<(), Failure> {
+    store.update(|functions| {
+        if let Some(record) = functions.get_mut(name) {
+            record.drops.retain(|drop| drop.id != id);
+        }
+        Ok(())
+    })
 }
 
 /// Installs the Dropbox if that is not done, sends the drop and makes its link.
@@ -265,10 +268,7 @@ async fn send(context: &Context, store: &Store, args: &args::DropboxPut, place: 
             if is_nothing && !again {
                 discard(&drop);
                 match args.at {
-                    Some(_) => store.update(|functions| {
-                        forget_drop(functions, &name, &drop.id);
-                        Ok(())
-                    })?,
+                    Some(_) => forget_drop(store, &name, &drop.id)?,
                     None => forget(store, &name, &record.tokens()?)?,
                 }
             }
@@ -297,10 +297,7 @@ async fn send(context: &Context, store: &Store, args: &args::DropboxPut, place: 
             if !again && matches!(error, DropError::Refused(_)) {
                 discard(&drop);
                 match args.at {
-                    Some(_) => store.update(|functions| {
-                        forget_drop(functions, &name, &drop.id);
-                        Ok(())
-                    })?,
+                    Some(_) => forget_drop(store, &name, &drop.id)?,
                     // Its record stays when it cannot be ended, for `bento shutdown`.
                     None if dropbox.client.shutdown(&dropbox.node, &record.tokens()?.shutdown).await.is_ok() => {
                         forget(store, &name, &record.tokens()?)?;
