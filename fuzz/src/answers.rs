@@ -5,13 +5,9 @@ use std::{sync::OnceLock, time::Duration};
 
 use bento::{Bounds, Browse, Call, Client, ClientError, Input, NodeAddress, Sizes, Tokens};
 use bento_proto::{InvocationToken, Outcome, ShutdownToken, bundle::Bundle};
-use bento_tor::Socks;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::UnixListener,
-    runtime::Runtime,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::port::Port;
 use crate::text::{is_line, is_paragraph, is_short};
 
 /// The Tor Project's own, so that it is a good address; nothing is ever sent there.
@@ -20,26 +16,21 @@ const OUTPUT_MAX: u64 = 64 * 1024;
 const WAIT: Duration = Duration::from_secs(10);
 
 struct Place {
-    runtime: Runtime,
-    listener: UnixListener,
+    port: Port,
     client: Client,
     node: NodeAddress,
     bundle: Bundle,
-    _directory: tempfile::TempDir,
 }
 
 fn place() -> &'static Place {
     static PLACE: OnceLock<Place> = OnceLock::new();
     PLACE.get_or_init(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("socks");
-        let listener = runtime.block_on(async { UnixListener::bind(&path) }).expect("a listener");
-        let client = Client::over(Socks::unix(path)).with_bounds(Bounds { connect: WAIT, answer: WAIT, idle: WAIT });
+        let port = Port::open();
+        let client = Client::over(port.socks.clone()).with_bounds(Bounds { connect: WAIT, answer: WAIT, idle: WAIT });
         let manifest = "name = \"n\"\nmethods = [\"page\"]\n[needs]\nlifetime = \"1 s\"\n";
         let files = [("manifest.toml", manifest), ("function.py", "def page(api): pass\n")];
         let bundle = Bundle::new(files.map(|(name, text)| (name.to_owned(), text.into())).into()).expect("a bundle");
-        Place { runtime, listener, client, node: NODE.parse().expect("an address"), bundle, _directory: directory }
+        Place { port, client, node: NODE.parse().expect("an address"), bundle }
     })
 }
 
@@ -48,7 +39,7 @@ pub fn run(data: &[u8]) {
     let place = place();
     let step = (usize::from(*cuts) + 1) * 7;
     let node = async {
-        let (mut stream, _) = place.listener.accept().await.expect("a stream");
+        let (mut stream, _) = place.port.listener.accept().await.expect("a stream");
         let mut bytes = [0; 512];
         for (length, reply) in [(3, [5u8, 2].as_slice()), (72, &[1, 0]), (5 + NODE.len() + 2, &[5, 0, 0, 1, 0, 0, 0, 0, 0, 0])] {
             stream.read_exact(&mut bytes[..length]).await.expect("SOCKS");
@@ -69,7 +60,7 @@ pub fn run(data: &[u8]) {
             tokio::task::yield_now().await;
         }
     };
-    place.runtime.block_on(async {
+    place.port.runtime.block_on(async {
         tokio::time::timeout(WAIT * 3, async { tokio::join!(ask(place, *asked, answer), node) }).await.expect("an answer that never ends")
     });
 }

@@ -1,6 +1,6 @@
 //! Replies of a control port: the same wherever they are cut, and every reading of them is safe.
 
-use bento_tor::{Bootstrap, fuzzing};
+use bento_tor::{Bootstrap, Descriptor, Event, fuzzing};
 
 /// Keys that Bento asks for.
 const KEYS: &[&str] = &["version", "status/bootstrap-phase", "exit-policy/full", "PROGRESS", "METHODS"];
@@ -22,6 +22,10 @@ pub fn run(data: &[u8]) {
         assert_eq!(fuzzing::is_event(reply), reply.lines[0].code / 100 == 6);
         for key in KEYS {
             let _ = fuzzing::readings(reply, key);
+        }
+        if let Some(told) = Descriptor::parse(&Event::from(reply.clone())) {
+            let id = told.address.strip_suffix(".onion").expect("an address");
+            assert!(!id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{told:?}");
         }
         for line in &reply.lines {
             if let Some(bootstrap) = Bootstrap::parse(&line.text) {

@@ -15,6 +15,7 @@ mod node;
 mod operations;
 mod page;
 mod policy;
+mod port;
 mod rules;
 mod socks;
 mod text;

@@ -1,197 +1,28 @@
 //! Lists of operations against a node: install, invoke, run, status, shutdown, a client that leaves in the middle, a function that is
 //! killed, a restart, in any order. A model says what must be known after each, and after each list nothing may be left.
 
-use std::{
-    sync::{Mutex, OnceLock},
-    time::Duration,
-};
+mod ask;
+mod list;
+mod place;
+
+use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
-use bento_proto::{InvocationToken, Outcome, Problem, SealKey, ShutdownToken, node::FunctionStatus};
+use bento_proto::{SealKey, node::FunctionStatus};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, channel::Channel};
-use hyper::{Request, Response, body::Incoming, client::conn::http1, header};
-use hyper_util::rt::TokioIo;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, UnixStream},
-    time::timeout,
-};
+use http_body_util::{BodyExt, channel::Channel};
+use hyper::Request;
+use tokio::time::timeout;
 
-use crate::node::{Machine, PATIENCE, ROOM, Running, pack, until};
+use crate::node::{PATIENCE, ROOM, Running, until};
+use ask::{Answer, Ended, Held, read};
+use list::{How, Op};
+use place::{BUNDLES, children, invocation, place, shutdown};
 
 const FUNCTIONS: usize = 2;
 const INVOCATIONS: usize = 2;
 /// Most operations of a list; a longer one only repeats.
 const OPERATIONS: usize = 14;
-
-const POLICY: &str = "[offers]\negress = [\"direct\"]\nconnect = [\"accept 127.0.0.1:*\"]\nfunctions = 2\nfunctions_per_day = 4000000000\ncpu = \"10 min\"\n";
-const NEEDS: &str = "calls = [\"net.connect\"]\nconnect = [\"accept 127.0.0.1:*\"]\ninvocations = 2";
-const CODE: &str = "
-import os
-
-def echo(api):
-    api.output.write(NAME)
-    for chunk in api.input:
-        api.output.write(chunk)
-
-def hold(api):
-    api.output.write(NAME)
-    api.input.read()
-    api.output.write(b'end')
-
-def exact(api):
-    api.output.length(100_000)
-    api.output.write(b'x' * 100_000)
-
-def fail(api):
-    raise ValueError('no')
-
-def late(api):
-    api.output.write(b'some')
-    raise ValueError('no')
-
-def leave(api):
-    os._exit(3)
-
-def lie(api):
-    import socket
-    socket.socket(fileno=3).send(b'[]')
-    api.input.read()
-
-def reach(api, port):
-    stream = api.connect('127.0.0.1', port)
-    stream.sendall(b'ping')
-    api.output.write(stream.recv(4))
-    api.input.read()
-";
-
-#[derive(Arbitrary, Clone, Copy, Debug)]
-enum Op {
-    Install {
-        who: u8,
-        ender: u8,
-        what: u8,
-    },
-    /// The same twice at a time.
-    Twice {
-        who: u8,
-        ender: u8,
-        what: u8,
-    },
-    /// Only so much of the request, and then no client any more.
-    InstallPart {
-        who: u8,
-        ender: u8,
-        what: u8,
-        part: u8,
-    },
-    Invoke {
-        who: u8,
-        how: How,
-    },
-    InvokePart {
-        who: u8,
-        part: u8,
-    },
-    /// Begins an invocation that waits for the end of its input.
-    Hold {
-        who: u8,
-        connected: bool,
-    },
-    /// Ends one of these as it should.
-    Release {
-        which: u8,
-    },
-    /// Leaves one of these.
-    Drop {
-        which: u8,
-    },
-    Run {
-        what: u8,
-        how: How,
-    },
-    /// Leaves a run: before its bundle is there, while it loads, or while it answers.
-    RunPart {
-        what: u8,
-        part: u8,
-    },
-    Status {
-        who: u8,
-        by_ender: bool,
-    },
-    End {
-        ender: u8,
-    },
-    /// Each token where the other belongs.
-    Swapped {
-        who: u8,
-    },
-    /// Kills every function's process from outside.
-    Kill,
-    Restart,
-}
-
-#[derive(Arbitrary, Clone, Copy, Debug)]
-enum How {
-    Echo(u16),
-    Exact,
-    Fail,
-    Late,
-    Leave,
-    Lie,
-    Unknown,
-}
-
-/// What bundles there are. The last three must not be installed.
-const BUNDLES: u8 = 5;
-
-struct Place {
-    machine: Machine,
-    running: Mutex<Option<Running>>,
-    bundles: Vec<Vec<u8>>,
-    port: u16,
-    descriptors: OnceLock<usize>,
-}
-
-fn place() -> &'static Place {
-    static PLACE: OnceLock<Place> = OnceLock::new();
-    PLACE.get_or_init(|| {
-        let machine = Machine::new(POLICY, "stop = \"200 ms\"\nsessions = 12\nidle = \"30 s\"\nconnections = 16\nready = 0");
-        let running = machine.runtime.block_on(async { Running::start(&machine) });
-        let named = |name: &str| pack(NEEDS, &format!("NAME = b'{name}'\n{CODE}"));
-        let bundles = vec![
-            named("0"),
-            named("1"),
-            pack(NEEDS, "raise SystemError\ndef echo(api): pass\n"),
-            pack("memory = \"1 TiB\"", CODE),
-            vec![7; 3000],
-        ];
-        let port = machine.runtime.block_on(async {
-            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
-            let port = listener.local_addr().expect("an address").port();
-            tokio::spawn(async move {
-                while let Ok((mut stream, _)) = listener.accept().await {
-                    tokio::spawn(async move {
-                        let mut word = [0; 4];
-                        // Answers, and stays until the other side goes.
-                        while stream.read_exact(&mut word).await.is_ok() && stream.write_all(b"pong").await.is_ok() {}
-                    });
-                }
-            });
-            port
-        });
-        Place { machine, running: Mutex::new(Some(running)), bundles, port, descriptors: OnceLock::new() }
-    })
-}
-
-fn invocation(who: u8) -> InvocationToken {
-    InvocationToken::from_random([1 + who % 3; 32])
-}
-
-fn shutdown(ender: u8) -> ShutdownToken {
-    ShutdownToken::from_random([1 + ender % 3; 32])
-}
 
 /// A function that must be there.
 #[derive(Debug)]
@@ -201,45 +32,6 @@ struct Known {
     what: u8,
     /// Its process was killed, and the node may not have seen it yet.
     shaken: bool,
-}
-
-/// An invocation that goes on.
-struct Held {
-    who: u8,
-    name: Vec<u8>,
-    input: http_body_util::channel::Sender<Bytes>,
-    response: Response<Incoming>,
-    /// How it must end, when something has ended it.
-    ended: Option<Ended>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Ended {
-    Shutdown,
-    Stop,
-    Process,
-}
-
-struct Answer {
-    status: u16,
-    body: Vec<u8>,
-    outcome: Option<Outcome>,
-}
-
-impl Answer {
-    fn code(&self) -> String {
-        serde_json::from_slice::<Problem>(&self.body).map(|problem| problem.code().to_owned()).unwrap_or_default()
-    }
-
-    fn is(&self, status: u16, code: &str) {
-        assert!(
-            self.status == status && self.code() == code,
-            "{} {} and not {status} {code}: {}",
-            self.status,
-            self.code(),
-            String::from_utf8_lossy(&self.body)
-        );
-    }
 }
 
 struct World {
@@ -545,153 +337,10 @@ impl World {
         until("every descriptor is closed", || count() <= before + 1).await;
         self.running
     }
-
-    /// Sends the beginning of a request, some of it and perhaps all, and goes.
-    async fn part(&self, head: &str, body: &[u8], part: u8) {
-        let mut stream = UnixStream::connect(&self.running.path).await.expect("a session");
-        let whole = [head.as_bytes(), body].concat();
-        let length = whole.len() * usize::from(part.min(200)) / 200;
-        let _ = stream.write_all(&whole[..length]).await;
-        // At once, or after some of what the node does then.
-        if part % 4 > 0 {
-            let mut some = [0; 16];
-            let _ = timeout(Duration::from_millis(u64::from(part % 4) * 30), stream.read(&mut some)).await;
-        }
-    }
-
-    /// Asks again while the answer is `busy`, where there must be a place soon: those that were ended give theirs back a moment later.
-    async fn patient(&self, free: bool, ask: impl AsyncFn() -> Answer) -> Answer {
-        self.patient_if(free, |_| false, ask).await
-    }
-
-    async fn patient_if(&self, free: bool, passing: impl Fn(&Answer) -> bool, ask: impl AsyncFn() -> Answer) -> Answer {
-        let end = std::time::Instant::now() + PATIENCE;
-        loop {
-            let answer = ask().await;
-            let again = passing(&answer) || free && answer.status == 429;
-            if !again || std::time::Instant::now() > end {
-                return answer;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    async fn send<B>(&self, request: Request<B>) -> Response<Incoming>
-    where
-        B: hyper::body::Body<Data = Bytes> + Send + 'static,
-        B::Error: std::error::Error + Send + Sync,
-    {
-        let stream = UnixStream::connect(&self.running.path).await.expect("a session");
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("a session");
-        tokio::spawn(connection);
-        timeout(PATIENCE, sender.send_request(request)).await.expect("no answer").expect("an answer")
-    }
-
-    async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
-        let mut request = Request::builder().method(method).uri(path).header("host", "n").header("te", "trailers");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        read(self.send(request.body(Full::new(Bytes::copy_from_slice(body))).expect("a request")).await).await
-    }
 }
 
 async fn panic_unless_late(end: std::time::Instant, _none: bool) -> Vec<u8> {
     assert!(std::time::Instant::now() < end, "no process for an invocation");
     tokio::time::sleep(Duration::from_millis(10)).await;
     Vec::new()
-}
-
-async fn read(response: Response<Incoming>) -> Answer {
-    let status = response.status().as_u16();
-    let told = response.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    let collected = timeout(PATIENCE, response.into_body().collect()).await.expect("a body that does not end");
-    let Ok(collected) = collected else { return Answer { status, body: Vec::new(), outcome: None } };
-    let outcome = collected.trailers().and_then(|trailers| serde_json::from_slice(trailers.get("bento-outcome")?.as_bytes()).ok());
-    let body = collected.to_bytes().to_vec();
-    // A whole body of a length that was told means success.
-    let outcome = outcome.or_else(|| (told == Some(body.len()) && status == 200).then_some(Outcome::Returned));
-    Answer { status, body, outcome }
-}
-
-impl Held {
-    /// Ends its input, and sees that it ends as it must.
-    async fn release(self) {
-        let Self { name, input, response, ended, .. } = self;
-        drop(input);
-        let answer = read(response).await;
-        match ended {
-            None => {
-                let expected: &[u8] = if name == b"pong" { b"" } else { b"end" };
-                assert_eq!((answer.body.as_slice(), answer.outcome), (expected, Some(Outcome::Returned)));
-            }
-            // It may have come to its own end first: its input ended as well.
-            Some(Ended::Stop) => assert!(answer.outcome.is_some(), "a stop is not told"),
-            Some(Ended::Shutdown) => {
-                let bound = bento_proto::Bound::Shutdown;
-                assert_eq!(answer.outcome, Some(Outcome::Killed { bound }), "a shutdown is not told");
-            }
-            Some(Ended::Process) => {
-                let told = matches!(answer.outcome, Some(Outcome::Failed { .. } | Outcome::Killed { .. }));
-                assert!(told, "{:?} after its process was killed", answer.outcome);
-            }
-        }
-    }
-}
-
-impl How {
-    fn method(self) -> &'static str {
-        match self {
-            Self::Echo(_) => "echo",
-            Self::Exact => "exact",
-            Self::Fail => "fail",
-            Self::Late => "late",
-            Self::Leave => "leave",
-            Self::Lie => "lie",
-            Self::Unknown => "unknown",
-        }
-    }
-
-    fn check(self, answer: &Answer, what: u8, input: &[u8]) {
-        let failed = |with: &str| {
-            answer.is(502, "function-failed");
-            assert!(String::from_utf8_lossy(&answer.body).contains(with), "{}", String::from_utf8_lossy(&answer.body));
-        };
-        match self {
-            Self::Echo(_) => {
-                assert_eq!(answer.body, [&[b'0' + what], input].concat());
-                assert_eq!(answer.outcome, Some(Outcome::Returned));
-            }
-            Self::Exact => assert!(answer.status == 200 && answer.body == vec![b'x'; 100_000] && answer.outcome == Some(Outcome::Returned)),
-            Self::Fail => failed("ValueError: no"),
-            Self::Late => {
-                assert_eq!(answer.body, b"some");
-                assert!(
-                    matches!(&answer.outcome, Some(Outcome::Failed { error, .. }) if error == "ValueError: no"),
-                    "{:?}",
-                    answer.outcome
-                );
-            }
-            Self::Leave => failed("status 3"),
-            Self::Lie => failed("violation"),
-            Self::Unknown => {}
-        }
-    }
-}
-
-/// Processes below this one, by name.
-fn children(name: &str) -> Vec<u32> {
-    let mut found = Vec::new();
-    let mut left = vec![std::process::id()];
-    while let Some(pid) = left.pop() {
-        if std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name) {
-            found.push(pid);
-        }
-        let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { continue };
-        for task in tasks.flatten() {
-            let text = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            left.extend(text.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
-        }
-    }
-    found
 }

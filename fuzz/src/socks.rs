@@ -2,12 +2,10 @@
 
 use std::{net::IpAddr, sync::OnceLock, time::Duration};
 
-use bento_tor::{Isolation, Socks, SocksError};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::UnixListener,
-    runtime::Runtime,
-};
+use bento_tor::{Isolation, SocksError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::port::Port;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -15,22 +13,9 @@ const SOON: Duration = Duration::from_secs(10);
 const GREETING: usize = 3;
 const LOGIN: usize = 2 + 5 + 1 + 64;
 
-struct Place {
-    runtime: Runtime,
-    listener: UnixListener,
-    socks: Socks,
-    _directory: tempfile::TempDir,
-}
-
-fn place() -> &'static Place {
-    static PLACE: OnceLock<Place> = OnceLock::new();
-    PLACE.get_or_init(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("socks");
-        let listener = runtime.block_on(async { UnixListener::bind(&path) }).expect("a listener");
-        Place { runtime, listener, socks: Socks::unix(path), _directory: directory }
-    })
+fn port() -> &'static Port {
+    static PORT: OnceLock<Port> = OnceLock::new();
+    PORT.get_or_init(Port::open)
 }
 
 /// What a reply means, read a second time: the address, and where the stream begins.
@@ -48,7 +33,7 @@ fn read(reply: &[u8]) -> Option<(Option<IpAddr>, usize)> {
 
 pub fn run(data: &[u8]) {
     let Some((mode, answer)) = data.split_first() else { return };
-    let place = place();
+    let port = port();
     // Mostly what is right comes first, so that the reply is what differs.
     let (choice, login) = (if mode & 2 == 0 { vec![5, 2] } else { answer[..answer.len().min(2)].to_vec() }, [1, 0]);
     let answer = if mode & 2 == 0 { answer } else { &answer[answer.len().min(2)..] };
@@ -56,7 +41,7 @@ pub fn run(data: &[u8]) {
     let step = usize::from(mode >> 4) + 1;
     let isolation = Isolation::new("fuzz");
     let tor = async {
-        let (mut stream, _) = place.listener.accept().await.expect("a stream");
+        let (mut stream, _) = port.listener.accept().await.expect("a stream");
         let mut bytes = [0; GREETING];
         stream.read_exact(&mut bytes).await.expect("a greeting");
         let _ = stream.write_all(&choice).await;
@@ -76,9 +61,9 @@ pub fn run(data: &[u8]) {
     };
     let client = async {
         if resolve {
-            return (place.socks.resolve("example.org", &isolation, SOON).await.map(Some), Vec::new());
+            return (port.socks.resolve("example.org", &isolation, SOON).await.map(Some), Vec::new());
         }
-        match place.socks.connect("example.org", 80, &isolation, SOON).await {
+        match port.socks.connect("example.org", 80, &isolation, SOON).await {
             Ok(mut stream) => {
                 let mut rest = Vec::new();
                 let _ = stream.read_to_end(&mut rest).await;
@@ -87,7 +72,7 @@ pub fn run(data: &[u8]) {
             Err(error) => (Err(error), Vec::new()),
         }
     };
-    let ((got, rest), ()) = place.runtime.block_on(async { tokio::join!(client, tor) });
+    let ((got, rest), ()) = port.runtime.block_on(async { tokio::join!(client, tor) });
     let expected = if choice == [5, 2] { read(answer) } else { None };
     match got {
         Ok(address) => {

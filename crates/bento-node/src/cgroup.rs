@@ -34,7 +34,7 @@ const PERIOD_US: u64 = 20_000;
 /// The kernel takes no smaller quota than this (`min_cfs_quota_period`).
 const QUOTA_US_MIN: u64 = 1_000;
 
-/// Weight of a function in version 2 and version 1, and of one that keeps a processor busy: a thirtieth, as nice 15 is in a session of its own.
+/// Weight of a function in version 2 and version 1, and of one that keeps a processor busy where it cannot be made idle: a thirtieth, as nice 15 is in a session of its own.
 /// The first are what everything has if nothing else was said. Weights matter only while the CPU is short.
 const WEIGHTS: [(&str, &str); 2] = [("100", "1024"), ("3", "34")];
 
@@ -372,6 +372,13 @@ pub(crate) struct Weight {
 impl Weight {
     /// Lowers or raises it again.
     pub(crate) fn set(&self, is_busy: bool) -> io::Result<()> {
+        // One that is idle to the kernel gives its processor up the moment that another wakes, where a weight alone lets it run to the end of its
+        // slice: measured, that is what its neighbours wait for. While it is so, the kernel takes no weight; afterwards it has the usual one.
+        match put(&self.group, "cpu.idle", if is_busy { "1" } else { "0" }) {
+            // Before Linux 5.15.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            put => return put,
+        }
         let (two, one) = WEIGHTS[usize::from(is_busy)];
         match self.version {
             Version::Two => put(&self.group, "cpu.weight", two),

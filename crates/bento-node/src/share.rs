@@ -5,9 +5,9 @@
 //! up. Finer clocks either tell of the main thread alone (`/proc/PID/schedstat`) or cannot be had without unsafe code
 //! (clock_getcpuclockid(3)).
 //!
-//! *Weight*: one that wants a processor all the time, whether it gets it or not, weighs a thirtieth of one that does not, until it rests. It
+//! *Weight*: one that wants a processor all the time, whether it gets it or not, stands back behind those that do not, until it rests. It
 //! still gets all that nobody else wants; but who has little to do, such as a function that answers and sleeps, or the node, does not wait
-//! for it. The weight is that of its control group, or of its session (sched(7), "The autogroup feature": each jail is in a session of
+//! for it. Its control group becomes idle to the kernel, or weighs a thirtieth; or its session weighs a thirtieth (sched(7), "The autogroup feature": each jail is in a session of
 //! its own), and an ordinary user can set both up and down. Where there is neither, all weigh the same.
 //!
 //! One thread for all. It looks often at those that are busy, and ever more rarely at those that sleep, so that many sleepers cost next to

@@ -133,6 +133,29 @@ fn a_share_beyond_that_of_the_group_around_is_cut_to_it_and_a_smaller_one_is_kep
 }
 
 #[test]
+fn a_busy_group_is_idle_to_the_kernel_and_a_calm_one_weighs_as_usual() {
+    let Some(hierarchies) = version_one() else { return };
+    let state = tempfile::tempdir().unwrap();
+    let groups = Groups::found(&hierarchies, state.path(), KERNEL);
+    let sleeper = python("import time\ntime.sleep(60)");
+    let group = groups.enter(sleeper.pid()).unwrap().unwrap();
+    group.bound(64 * MIB, 30, 16).unwrap();
+    let weight = group.weight().unwrap();
+    let read = |file: &str| fs::read_to_string(weight.group.join(file)).map(|text| text.trim().to_owned());
+    for _ in 0..2 {
+        weight.set(true).unwrap();
+        match read("cpu.idle") {
+            Ok(idle) => assert_eq!(idle, "1"),
+            Err(_) => assert_eq!(read("cpu.shares").unwrap(), WEIGHTS[1].1),
+        }
+        // Its share goes on to hold.
+        assert_eq!(read("cpu.cfs_quota_us").unwrap(), "6000");
+        weight.set(false).unwrap();
+        assert_eq!((read("cpu.idle").unwrap_or_else(|_| "0".into()), read("cpu.shares").unwrap()), ("0".into(), WEIGHTS[0].1.into()));
+    }
+}
+
+#[test]
 fn who_starts_threads_is_stopped_at_its_bound_and_not_before() {
     let Some(hierarchies) = version_one() else { return };
     let state = tempfile::tempdir().unwrap();
