@@ -47,7 +47,7 @@ fn place() -> &'static Place {
         let (invocation, shutdown) = (InvocationToken::from_random([1; 32]), ShutdownToken::from_random([2; 32]));
         let bundle = pack(NEEDS, CODE);
         let running = machine.runtime.block_on(async {
-            let running = Running::start(&machine);
+            let running = Running::start(&machine).await;
             let head = format!(
                 "POST /v1/functions HTTP/1.1\r\nhost: n\r\nconnection: close\r\ncontent-length: {}\r\nbento-invocation-digest: {}\r\n\
                  bento-shutdown-digest: {}\r\nbento-seal: {}\r\n\r\n",

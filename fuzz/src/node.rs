@@ -11,6 +11,7 @@ use bento_node::{
     image::{self, Images},
     node::Node,
     share::Shares,
+    store::Registry,
 };
 use bento_proto::{Policy, bundle};
 use tokio::{net::UnixListener, runtime::Runtime, task::JoinHandle};
@@ -55,12 +56,14 @@ pub struct Running {
 
 impl Running {
     /// Starts one. Called in the machine's runtime.
-    pub fn start(machine: &Machine) -> Self {
+    pub async fn start(machine: &Machine) -> Self {
         let jail = std::env::var("BENTO_JAIL").expect("BENTO_JAIL names the program bento-jail; fuzz/run sets it");
         let nowhere = "127.0.0.1:9".parse().expect("an address");
         let egress = Egress::new(None, &[nowhere], Duration::from_secs(5)).expect("egress");
         let held = (jail.into(), Arc::new(Groups::new(&machine.config.state)), Shares::new().expect("a thread"));
-        let node = Arc::new(Node::new(machine.config.clone(), machine.policy.clone(), machine.images.clone(), held, egress));
+        let registry = Registry::open(&machine.config.state).expect("what functions keep");
+        let node = Arc::new(Node::new(machine.config.clone(), machine.policy.clone(), machine.images.clone(), held, egress, registry));
+        node.remember().await.expect("the functions that are here");
         let path = machine.directory.path().join("socket");
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).expect("a listener");

@@ -32,6 +32,8 @@ struct Known {
     what: u8,
     /// Its process was killed, and the node may not have seen it yet.
     shaken: bool,
+    /// The node was started again since, and its key may not have been there.
+    sealed: bool,
 }
 
 struct World {
@@ -112,7 +114,8 @@ impl World {
                 self.known.iter_mut().for_each(|known| known.shaken = true);
             }
             Op::Restart => {
-                self.known.clear();
+                // They are there again, asleep and sealed.
+                self.known.iter_mut().for_each(|known| (known.shaken, known.sealed) = (false, true));
                 self.held.iter_mut().filter(|held| held.ended.is_none()).for_each(|held| held.ended = Some(Ended::Stop));
                 // Clients that are told of the stop must be reading, or the stop would wait for them.
                 let told = self.held.drain(..).map(|held| tokio::spawn(held.release())).collect::<Vec<_>>();
@@ -120,7 +123,7 @@ impl World {
                 for one in told {
                     one.await.expect("an end that is told");
                 }
-                self.running = Running::start(&place().machine);
+                self.running = Running::start(&place().machine).await;
             }
         }
         self
@@ -162,14 +165,17 @@ impl World {
         match what {
             _ if what == 3 => answer.is(403, "not-offered"),
             _ if what == 4 => answer.is(422, "bad-bundle"),
-            _ if same => assert_eq!(answer.status, 200, "{}", answer.code()),
+            _ if same => {
+                assert_eq!(answer.status, 200, "{}", answer.code());
+                self.find(who).into_iter().for_each(|known| known.sealed = false);
+            }
             _ if taken => answer.is(409, "token-in-use"),
             _ if self.known.len() == FUNCTIONS => answer.is(429, "busy"),
             2 => answer.is(422, "unloadable"),
             _ => {
                 let made = answer.status == 201 || asked && answer.status == 200;
                 assert!(made, "{} {}", answer.status, String::from_utf8_lossy(&answer.body));
-                self.known.push(Known { who, ender, what, shaken: false });
+                self.known.push(Known { who, ender, what, shaken: false, sealed: false });
             }
         }
     }
@@ -185,7 +191,7 @@ impl World {
             let made = [&one, &other].iter().filter(|answer| answer.status == 201).count();
             assert!(made <= 1, "made twice");
             if made == 1 {
-                self.known.push(Known { who, ender, what, shaken: false });
+                self.known.push(Known { who, ender, what, shaken: false, sealed: false });
             }
         }
         self.install(who, ender, what, false).await;
@@ -212,6 +218,7 @@ impl World {
         }
         if let Some(known) = self.find(who) {
             known.shaken &= answer.status != 200;
+            known.sealed = false;
         }
         if matches!(how, How::Leave | How::Lie) {
             self.held.iter_mut().filter(|held| held.who == who && held.ended.is_none()).for_each(|held| held.ended = Some(Ended::Process));
@@ -293,6 +300,9 @@ impl World {
         match self.known.iter().find(|known| if by_ender { known.ender == who } else { known.who == who }) {
             None => answer.is(401, "unknown-token"),
             Some(known) => {
+                if by_ender && known.sealed && answer.status == 409 {
+                    return answer.is(409, "sealed");
+                }
                 assert_eq!(answer.status, 200);
                 let told: FunctionStatus = serde_json::from_slice(&answer.body).expect("a status");
                 let running = self.running_of(known.who);

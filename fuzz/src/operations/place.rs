@@ -66,7 +66,7 @@ pub fn place() -> &'static Place {
     static PLACE: OnceLock<Place> = OnceLock::new();
     PLACE.get_or_init(|| {
         let machine = Machine::new(POLICY, "stop = \"200 ms\"\nsessions = 12\nidle = \"30 s\"\nconnections = 16\nready = 0");
-        let running = machine.runtime.block_on(async { Running::start(&machine) });
+        let running = machine.runtime.block_on(async { Running::start(&machine).await });
         let named = |name: &str| pack(NEEDS, &format!("NAME = b'{name}'\n{CODE}"));
         let bundles = vec![
             named("0"),
