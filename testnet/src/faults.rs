@@ -14,7 +14,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -25,7 +25,7 @@ use tokio::time::sleep;
 
 use chance::Chance;
 use client::{End, Function, Sent, Way};
-use load::{Event, Load};
+use load::{Event, Load, Visitors};
 use subject::{READY, Subject, send};
 use traces::Traces;
 
@@ -144,6 +144,9 @@ struct Run {
     functions: Vec<Function>,
     archive: Arc<Vec<u8>>,
     far: u16,
+    visitors: Visitors,
+    /// Was all that the node kept taken away?
+    is_wiped: bool,
     /// Our children that somebody waits for.
     ours: BTreeSet<u32>,
     /// What is there of a node that rests and was never killed.
@@ -185,6 +188,8 @@ impl Run {
             key: None,
             groups: BTreeSet::new(),
             used: Vec::new(),
+            visitors: Visitors::default(),
+            is_wiped: false,
             tokens: Chance::new(seed).branch(u64::MAX),
             findings: Vec::new(),
             counts: BTreeMap::new(),
@@ -209,7 +214,7 @@ impl Run {
     }
 
     fn load(&self, chance: &Chance) -> Load {
-        Load::start(&self.subject.way, &self.functions, &self.archive, self.far, chance)
+        Load::start(&self.subject.way, &self.functions, &self.archive, (self.far, &self.visitors), chance)
     }
 
     fn traces(&self) -> Traces {
@@ -285,6 +290,7 @@ impl Run {
     async fn disturb_start(&mut self, chance: &mut Chance, found: &mut Vec<String>) -> Result<(), Trouble> {
         if chance.below(3) == 0 {
             self.subject.wipe()?;
+            self.is_wiped = true;
             self.key = None;
         }
         self.subject.spawn()?;
@@ -356,7 +362,8 @@ impl Run {
         if restarted {
             self.subject.start().await?;
             // The functions are there. Others take their places, so that none meets a bound of its life.
-            for (number, function) in self.functions.iter().enumerate() {
+            let kept = if std::mem::take(&mut self.is_wiped) { &[] } else { &self.functions[..] };
+            for (number, function) in kept.iter().enumerate() {
                 let end = function.invoke(&self.subject.way, "hello", json!({ "name": "still" }), Sent::All(Vec::new())).await;
                 if end != End::Whole("still".into()) {
                     found.push(format!("function {number}, installed before the node was killed, is lost: {end:?}"));
@@ -370,6 +377,14 @@ impl Run {
             if let Err(text) = self.install().await {
                 found.push(text);
                 return Ok(());
+            }
+        }
+        // Whoever lost an answer asks again, or ends what may be there.
+        let visitors = std::mem::take(&mut *self.visitors.lock().unwrap_or_else(PoisonError::into_inner));
+        for function in visitors {
+            let end = function.end(&self.subject.way).await;
+            if !matches!(&end, End::Whole(_)) && end != End::Told("unknown-token".into()) {
+                found.push(format!("a visitor's function could not be ended: {end:?}"));
             }
         }
         if restarted || victim == Victim::Tor {

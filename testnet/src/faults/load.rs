@@ -23,6 +23,9 @@ use super::{
     client::{End, Function, Sent, Way, run},
 };
 
+/// Functions of clients who may not know whether they are installed.
+pub(crate) type Visitors = Arc<Mutex<Vec<Function>>>;
+
 const MANIFEST: &str = r#"
 name = "fault"
 methods = ["hello", "echo", "slow", "far"]
@@ -134,7 +137,13 @@ impl Worker {
 }
 
 impl Load {
-    pub(crate) fn start(way: &Way, functions: &[Function], archive: &Arc<Vec<u8>>, far: u16, chance: &Chance) -> Self {
+    pub(crate) fn start(
+        way: &Way,
+        functions: &[Function],
+        archive: &Arc<Vec<u8>>,
+        (far, visitors): (u16, &Visitors),
+        chance: &Chance,
+    ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let mut load = Self { stop, tasks: JoinSet::new(), events: Arc::default() };
         let worker = |function| Worker { function, stop: stopped.clone(), events: Arc::clone(&load.events) };
@@ -142,7 +151,7 @@ impl Load {
             load.tasks.spawn(converse(worker(Some(number)), way.clone(), function.clone(), number));
             load.tasks.spawn(call(worker(Some(number)), way.clone(), function.clone(), far, chance.branch(number as u64)));
         }
-        load.tasks.spawn(visit(worker(None), way.clone(), Arc::clone(archive), chance.branch(1000)));
+        load.tasks.spawn(visit(worker(None), way.clone(), (Arc::clone(archive), Arc::clone(visitors)), chance.branch(1000)));
         load
     }
 
@@ -204,7 +213,7 @@ async fn call(worker: Worker, way: Way, function: Function, far: u16, mut chance
 }
 
 /// Functions that are there for a moment: in one request, in three, or left by their client in the middle.
-async fn visit(worker: Worker, way: Way, archive: Arc<Vec<u8>>, mut chance: Chance) {
+async fn visit(worker: Worker, way: Way, (archive, visitors): (Arc<Vec<u8>>, Visitors), mut chance: Chance) {
     while !worker.stopped() {
         match chance.below(3) {
             0 => {
@@ -212,6 +221,7 @@ async fn visit(worker: Worker, way: Way, archive: Arc<Vec<u8>>, mut chance: Chan
             }
             1 => {
                 let function = Function::new(&mut chance);
+                visitors.lock().unwrap_or_else(PoisonError::into_inner).push(function.clone());
                 if worker.note("install", "", async { without_body(function.install(&way, &archive).await) }).await {
                     worker.note("hello", "v", function.invoke(&way, "hello", json!({ "name": "v" }), Sent::All(Vec::new()))).await;
                     worker.note("shutdown", "", async { without_body(function.end(&way).await) }).await;

@@ -116,6 +116,9 @@ impl Traces {
                 self.list(root, &path);
             } else if name.starts_with("state/tor/") {
                 *self.files.entry("state/tor/…".into()).or_default() += 1;
+            } else if let Some((_, file)) = name.strip_prefix("state/functions/").and_then(|rest| rest.split_once('/')) {
+                // Each function has a random name.
+                *self.files.entry(format!("state/functions/ID/{file}")).or_default() += 1;
             } else {
                 self.files.insert(name, 1);
             }
