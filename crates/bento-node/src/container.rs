@@ -38,6 +38,9 @@ use crate::{
 /// One function gets at most this part of the node's connections.
 const SHARE: usize = 4;
 
+/// Calls to its store that one function may have under way: each may hold a thread that waits for the disk.
+const STORING_MAX: usize = 16;
+
 /// What all containers of a node share.
 #[derive(Debug)]
 pub struct Host {
@@ -139,7 +142,7 @@ impl Container {
         let container = Arc::new(Self {
             meter: Arc::new(Meter::resumed(grant.traffic().as_bytes(), grant.rate().bytes_per_second(), used.traffic)),
             connections: Arc::new(Semaphore::new((grant.descriptors() as usize).min(node.limits.connections.div_ceil(SHARE)))),
-            storing: Arc::new(Semaphore::new(grant.descriptors() as usize)),
+            storing: Arc::new(Semaphore::new((grant.descriptors() as usize).min(STORING_MAX))),
             invocations: Arc::new(Semaphore::new(grant.invocations() as usize)),
             bundle,
             grant,

@@ -18,6 +18,8 @@ pub struct Detached(Mutex<HashMap<String, Arc<Running>>>);
 #[derive(Debug, Default)]
 pub struct Running {
     bytes: AtomicU64,
+    /// Raised when all its input is there.
+    pub fed: CancellationToken,
     /// Raised when it has ended, and its output is kept.
     pub ended: CancellationToken,
 }

@@ -80,7 +80,9 @@ impl Installed {
         }
         // The key first, whatever its process still does; then the process cannot write any more, and then nothing is left of it.
         let erased = self.keep.erase().await;
+        // It may have been opened meanwhile.
         if let Some(container) = self.container.get() {
+            container.end(reason);
             container.ended().await;
         }
         if let Err(error) = erased {

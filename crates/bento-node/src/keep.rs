@@ -48,6 +48,8 @@ impl Keep {
         let (keep, key) = (Arc::clone(self), key.cloned());
         blocking(move || match (keep.id(), key) {
             (Some(id), Some(key)) => keep.registry.vault(id, &key, keep.limit),
+            // It is being installed: what it stored now would be in nobody's store.
+            (None, Some(_)) => Err(StoreError::Busy),
             // Nobody else has it: a second one made at the same time is dropped.
             _ => match keep.temporary.get() {
                 Some(vault) => Ok(vault.clone()),

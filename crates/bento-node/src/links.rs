@@ -3,7 +3,10 @@
 //! A link is 256 random bits. The node keeps their digest, and under a key derived from them the key to what the function keeps, so that a
 //! link also wakes a function that sleeps since the node was started.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use bento_proto::SealKey;
 use data_encoding::{BASE32_NOPAD, HEXLOWER};
@@ -16,7 +19,7 @@ use crate::{
     keep::blocking,
     link::{Call, CallError, CallErrorKind},
     process::Process,
-    store::{NewLink, Space, StoreError},
+    store::{NewLink, Space, Store, StoreError},
 };
 
 /// Most links of one function.
@@ -38,6 +41,8 @@ pub(crate) struct Linked {
     pub(crate) method: String,
     /// Its arguments.
     pub(crate) arguments: Map<String, Value>,
+    /// When it ends, in seconds since 1970.
+    ends: u64,
 }
 
 impl LinkToken {
@@ -95,22 +100,48 @@ pub(crate) async fn make(process: &Process, container: &Arc<Container>, call: &C
         return Err(bad("the function has no such method".into()));
     }
     let (key, id) = kept(process, container)?;
-    let store = container.keep.vault(Some(&key)).await?.space(Space::Links);
+    let store = process.vault(container).await?.space(Space::Links);
     let token = LinkToken::mint()?;
     let path = format!("{PATH}{}", token.reveal());
-    let linked = serde_json::to_vec(&Linked { method, arguments }).map_err(|_| bad("the arguments cannot be kept".into()))?;
+    let ends = SystemTime::now() + lasts;
+    let linked = Linked { method, arguments, ends: ends.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()) };
+    let linked = serde_json::to_vec(&linked).map_err(|_| bad("the arguments cannot be kept".into()))?;
     let registry = container.keep.registry();
     container.meter.slow(linked.len() + 4096).await;
-    blocking(move || {
-        if store.list("", None, LINKS_MAX)?.0.len() >= LINKS_MAX {
-            return Err(StoreError::Busy);
+    let made = blocking(move || {
+        if store.list("", None, LINKS_MAX)?.0.len() >= LINKS_MAX && sweep(&store)? == 0 {
+            return Ok(false);
         }
         store.put(&name(&token.digest()), &linked)?;
-        let ends = std::time::SystemTime::now() + lasts;
-        registry.link(NewLink { digest: token.digest(), secret: token.secret(), function: id, key: &key, ends })
-    })
-    .await?;
+        registry.link(NewLink { digest: token.digest(), secret: token.secret(), function: id, key: &key, ends })?;
+        Ok(true)
+    });
+    if !made.await? {
+        return Err(CallError::new(CallErrorKind::Busy, format!("a function may have {LINKS_MAX} links; end one with link.end")));
+    }
     Ok(json!({ "path": path }))
+}
+
+/// Removes the records of links that are over. Says how many there were.
+fn sweep(store: &Store) -> Result<usize, StoreError> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let mut gone = 0;
+    for (name, _) in store.list("", None, LINKS_MAX)?.0 {
+        if serde_json::from_slice::<Linked>(&whole(store, &name)?).is_ok_and(|linked| linked.ends < now) {
+            store.delete(&name)?;
+            gone += 1;
+        }
+    }
+    Ok(gone)
+}
+
+/// All of a short value.
+pub(crate) fn whole(store: &Store, name: &str) -> Result<Vec<u8>, StoreError> {
+    let (mut reader, mut text) = (store.reader(name, 0, None)?, Vec::new());
+    while let Some(piece) = reader.piece()? {
+        text.extend_from_slice(&piece);
+    }
+    Ok(text)
 }
 
 pub(crate) async fn end(process: &Process, container: &Arc<Container>, call: &Call) -> Result<Value, CallError> {
@@ -121,8 +152,8 @@ pub(crate) async fn end(process: &Process, container: &Arc<Container>, call: &Ca
     let End { path } = call.arguments("link.end takes `path`, a text")?;
     let token = path.strip_prefix(PATH).and_then(LinkToken::parse);
     let token = token.ok_or_else(|| CallError::new(CallErrorKind::BadCall, "this is no path of a link"))?;
-    let (key, id) = kept(process, container)?;
-    let store = container.keep.vault(Some(&key)).await?.space(Space::Links);
+    let (_, id) = kept(process, container)?;
+    let store = process.vault(container).await?.space(Space::Links);
     let registry = container.keep.registry();
     blocking(move || {
         // One function cannot end another's.
@@ -138,13 +169,7 @@ pub(crate) async fn end(process: &Process, container: &Arc<Container>, call: &Ca
 /// What a link runs.
 pub(crate) async fn read(container: &Container, key: &SealKey, digest: [u8; 32]) -> Result<Linked, StoreError> {
     let store = container.keep.vault(Some(key)).await?.space(Space::Links);
-    let text = blocking(move || {
-        let (mut reader, mut text) = (store.reader(&name(&digest), 0, None)?, Vec::new());
-        while let Some(piece) = reader.piece()? {
-            text.extend_from_slice(&piece);
-        }
-        Ok(text)
-    });
+    let text = blocking(move || whole(&store, &name(&digest)));
     serde_json::from_slice(&text.await?).map_err(|_| StoreError::Missing)
 }
 

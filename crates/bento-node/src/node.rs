@@ -291,7 +291,12 @@ impl Node {
                         node.open(&installed, &key).await?.awake(Some(&key)).await
                     };
                     if let Err(error) = woken.await {
-                        warn!(?error, "a function that is to be awake could not be started");
+                        // Nothing of what it says: a function's own words are for its client.
+                        let why = match error {
+                            StartError::Refused(refusal) => refusal.code().to_owned(),
+                            StartError::Trouble(trouble) => trouble.to_string(),
+                        };
+                        warn!(why, "a function that is to be awake could not be started");
                     }
                 });
             }
@@ -316,7 +321,13 @@ impl Node {
     pub async fn open(&self, installed: &Arc<Installed>, key: &SealKey) -> Result<Arc<Container>, StartError> {
         let opening = installed.container.get_or_try_init(|| async {
             let (registry, id, secret) = (self.host.registry.clone(), installed.record.id, key.clone());
-            let (head, used) = blocking(move || Ok((registry.head(id, &secret)?, registry.used(id, &secret)?))).await.map_err(trouble)?;
+            let (head, used) = blocking(move || Ok((registry.head(id, &secret)?, registry.used(id, &secret)?))).await.map_err(|error| match error {
+                StoreError::Missing => StartError::Refused(Refusal::UnknownToken),
+                StoreError::Damaged { .. } => StartError::Refused(Refusal::BadRequest(
+                    "what the node keeps of this function does not open with its token: it was installed with a `bento-seal` of another, or is damaged".into(),
+                )),
+                error => trouble(error),
+            })?;
             let (depth, bundle) = head.split_first_chunk().ok_or(StartError::Trouble(Trouble::Late("a function's head")))?;
             let depth = u32::from_le_bytes(*depth);
             let mut archive = Archive::new(self.bundles());
@@ -328,7 +339,13 @@ impl Node {
             let made = self.made(bundle, grant, &installed.invocation.to_string(), taken, Arc::clone(&installed.keep))?;
             Ok(Container::new(Made { lease: Arc::clone(&installed.lease), used, depth, ..made }, Arc::clone(&self.host)))
         });
-        opening.await.cloned()
+        let container = opening.await?;
+        if installed.is_removed() {
+            // Ended while it was being opened.
+            container.end(Bound::Shutdown);
+            return Err(StartError::Refused(Refusal::UnknownToken));
+        }
+        Ok(Arc::clone(container))
     }
 
     /// Installs a function. The same again answers the same. The key is that under which it is kept.
@@ -395,7 +412,10 @@ impl Node {
         let (registry, id, lease) = (self.host.registry.clone(), installed.record.id, Arc::clone(&installed.lease));
         lease.renew(installed.record.lifetime);
         // Written down before it is told.
-        blocking(move || registry.renew(id, SystemTime::now() + lease.left())).await.map_err(trouble)?;
+        blocking(move || registry.renew(id, SystemTime::now() + lease.left())).await.map_err(|error| match error {
+            StoreError::Missing => StartError::Refused(Refusal::UnknownToken),
+            error => trouble(error),
+        })?;
         if installed.is_removed() {
             return Err(StartError::Refused(Refusal::UnknownToken));
         }

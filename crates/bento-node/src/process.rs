@@ -32,6 +32,7 @@ use crate::{
     meter::{self, Way},
     remote::{self, Begun},
     share::Held,
+    store::{StoreError, Vault},
     storing::{self, Writers},
 };
 
@@ -56,6 +57,8 @@ pub struct Process {
     next: AtomicU64,
     /// To what its function keeps on disk. Gone with the process.
     key: Option<SealKey>,
+    /// What its function keeps, open as long as it runs.
+    vault: tokio::sync::OnceCell<Vault>,
     /// What it is writing to its store.
     pub(crate) writers: Writers,
     /// Raised when it does not read its socket: it is then ended.
@@ -140,6 +143,7 @@ impl Process {
             slots: Mutex::new(Some(Slots { open: HashMap::new(), since: Instant::now() })),
             next: AtomicU64::new(1),
             key,
+            vault: tokio::sync::OnceCell::new(),
             writers: Writers::default(),
             deaf: CancellationToken::new(),
             gone: CancellationToken::new(),
@@ -351,6 +355,7 @@ impl Process {
         // Ends what is left of it: the jail dies with the program that put it up.
         jail.kill().await;
         calls.shutdown().await;
+        self.writers.clear();
         let slots = self.slots().take();
         self.gone.cancel();
         for slot in slots.into_iter().flat_map(|slots| slots.open.into_values()) {
@@ -452,6 +457,11 @@ impl Process {
         }
         self.declared(call)?.kind.set(Kind { media, name }).map_err(|_| bad("the output's type is already declared"))?;
         Ok(Value::Null)
+    }
+
+    /// What its function keeps.
+    pub(crate) async fn vault(&self, container: &Container) -> Result<Vault, StoreError> {
+        self.vault.get_or_try_init(|| container.keep.vault(self.key.as_ref())).await.cloned()
     }
 
     /// The key to what its function keeps.

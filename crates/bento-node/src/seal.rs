@@ -101,14 +101,14 @@ async fn seal(mut stream: UnixStream, recipient: &Recipient, idle: Duration, cha
         }
         let begun = Instant::now();
         writer.write_all(&chunk[..bytes])?;
-        let spent = begun.elapsed();
-        unpaid += spent;
+        unpaid += begun.elapsed();
         if unpaid >= Duration::from_millis(10) {
-            if !charge(std::mem::take(&mut unpaid)) {
+            let due = std::mem::take(&mut unpaid);
+            if !charge(due) {
                 return Err(io::ErrorKind::QuotaExceeded.into());
             }
             // At most half of a processor, for however long.
-            tokio::time::sleep(spent).await;
+            tokio::time::sleep(due).await;
         }
     }
     writer.finish()?;

@@ -67,6 +67,11 @@ impl Writers {
         Ok(number)
     }
 
+    /// Gives up all that is not committed.
+    pub(crate) fn clear(&self) {
+        self.table().open.clear();
+    }
+
     fn take(&self, number: u64) -> Option<AbortOnDropHandle<Result<Writer, CallError>>> {
         self.table().open.remove(&number)
     }
@@ -116,7 +121,8 @@ pub(crate) async fn serve(process: &Arc<Process>, container: &Arc<Container>, ca
             }
             "store.list" => list(process, container, call).await.map(Answer::Value),
             "store.usage" => {
-                let usage = container.keep.usage(process.key()).await?;
+                let store = store(process, container).await?;
+                let usage = blocking(move || store.usage()).await?;
                 Ok(Answer::Value(json!({"used": usage.used, "limit": usage.limit})))
             }
             "link.make" => links::make(process, container, call).await.map(Answer::Value),
@@ -155,7 +161,7 @@ struct Named {
 }
 
 async fn store(process: &Process, container: &Container) -> Result<Store, CallError> {
-    Ok(container.keep.vault(process.key()).await?.space(Space::Function))
+    Ok(process.vault(container).await?.space(Space::Function))
 }
 
 async fn write(process: &Process, container: &Arc<Container>, call: &Call, mode: Mode) -> Result<Answer, CallError> {

@@ -185,6 +185,8 @@ impl Errand {
     async fn ask(&self, client: &Client, found: DropError) -> Result<Collected, ErrandError> {
         match client.output(&self.browser.node, &self.browser.tokens.invocation, self.output, 0, Duration::ZERO).await {
             Ok(Fetched::Running(_)) => Ok(Collected::Underway),
+            // As long as the Dropbox has not said itself that there is nothing, it may be there.
+            Ok(Fetched::Ended { .. }) if !is_gone(&found) => Err(found.into()),
             Ok(Fetched::Ended { output, .. }) => match end_of(*output).await {
                 // It says that it left the page, so the Dropbox is what is wrong.
                 Ok(Outcome::Returned) => Err(found.into()),
@@ -202,6 +204,15 @@ impl Errand {
         let client = client.clone().with_bounds(Bounds { connect: END, answer: END, idle: END });
         let (one, other) = (&self.dropbox, &self.browser);
         let _ = tokio::join!(client.shutdown(&one.node, &one.tokens.shutdown), client.shutdown(&other.node, &other.tokens.shutdown));
+    }
+}
+
+/// Has the Dropbox, or its node, said that there is nothing?
+fn is_gone(error: &DropError) -> bool {
+    match error {
+        DropError::Refused(DropRefusal::Gone) => true,
+        DropError::Client(ClientError::Refused(problem)) => problem.code() == "unknown-token",
+        _ => false,
     }
 }
 

@@ -245,6 +245,11 @@ impl Output {
         }
     }
 
+    /// Was the input cut off before its end?
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.lost.is_cancelled()
+    }
+
     /// Waits as long for it as this, where nobody else waits.
     pub(super) fn wait_long(&mut self, idle: Duration) {
         self.idle = idle;
@@ -326,7 +331,7 @@ impl Drop for Output {
 }
 
 /// Most bytes of input that are thrown away uncounted, when traffic is used up: windows of HTTP/2, circuits and sockets are well below.
-const REST_BYTES_MAX: usize = 4 << 20;
+pub(super) const REST_BYTES_MAX: usize = 4 << 20;
 
 /// Passes the request's body to the function. An end of file is passed on only for a whole body.
 async fn feed(mut data: Bytes, mut body: Body, mut writer: OwnedWriteHalf, meter: Arc<Meter>, pulse: Arc<Pulse>, lost: CancellationToken) {
@@ -457,7 +462,7 @@ impl Open {
 }
 
 /// Longest outcome in a trailer, in bytes. Trailers of 16 KiB are what HTTP libraries take.
-const OUTCOME_BYTES_MAX: usize = 12 * 1024;
+pub(super) const OUTCOME_BYTES_MAX: usize = 12 * 1024;
 
 pub(super) fn header_of(outcome: &Outcome) -> HeaderValue {
     let ascii = |outcome: &Outcome| {

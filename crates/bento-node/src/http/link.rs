@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     body::Body,
     extract::{Path, State},
-    http::{HeaderMap, HeaderName, HeaderValue, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, header},
     response::{Html, IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// What a page of a function may do in a browser: run its own script and save a file. It has no origin of its own, so pages of different
-/// functions cannot read each other, and it reaches nothing but this node.
+/// functions cannot read each other, and what it loads comes from this node.
 const CONTENT_SECURITY_POLICY: &str = "sandbox allow-scripts allow-downloads; default-src 'none'; script-src 'unsafe-inline'; \
      style-src 'unsafe-inline'; img-src data: blob:; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
 
@@ -34,7 +34,10 @@ const CONTENT_SECURITY_POLICY: &str = "sandbox allow-scripts allow-downloads; de
 const PATH_BYTES_MAX: usize = 256;
 
 /// `GET /l/{link}`.
-pub(super) async fn follow(State(node): State<Arc<Node>>, Path(link): Path<String>, headers: HeaderMap) -> Response {
+pub(super) async fn follow(State(node): State<Arc<Node>>, Path(link): Path<String>, method: Method, headers: HeaderMap) -> Response {
+    if method == Method::HEAD {
+        return answer(&headers, Err(only_get()));
+    }
     answer(&headers, run(&node, &link, None).await)
 }
 
@@ -42,9 +45,18 @@ pub(super) async fn follow(State(node): State<Arc<Node>>, Path(link): Path<Strin
 pub(super) async fn follow_further(
     State(node): State<Arc<Node>>,
     Path((link, path)): Path<(String, String)>,
+    method: Method,
     headers: HeaderMap,
 ) -> Response {
+    if method == Method::HEAD {
+        return answer(&headers, Err(only_get()));
+    }
     answer(&headers, run(&node, &link, Some(path)).await)
+}
+
+/// A method would run for nothing, and what it counts would be counted.
+fn only_get() -> Failure {
+    Problem::new("method", 405, "a link is followed by GET alone").into()
 }
 
 async fn run(node: &Node, link: &str, path: Option<String>) -> Result<Response, Failure> {
@@ -66,6 +78,10 @@ async fn run(node: &Node, link: &str, path: Option<String>) -> Result<Response, 
     }
     let mut arguments = linked.arguments;
     if let Some(path) = path.filter(|path| !path.is_empty()) {
+        // The arguments are whoever's made the link, and nobody else's.
+        if arguments.contains_key("path") {
+            return Err(nothing().into());
+        }
         if path.len() > PATH_BYTES_MAX {
             return Err(Refusal::TooLong { what: "the path behind the link", limit: PATH_BYTES_MAX as u64 }.into());
         }
@@ -81,6 +97,13 @@ async fn run(node: &Node, link: &str, path: Option<String>) -> Result<Response, 
 
 fn answer(headers: &HeaderMap, result: Result<Response, Failure>) -> Response {
     let is_browser = headers.get_all(header::ACCEPT).iter().any(|value| value.to_str().is_ok_and(|text| text.contains("text/html")));
+    let result = result.map_err(|mut failure| {
+        // What went wrong inside is for who holds the token.
+        if failure.0.traceback.take().is_some() || failure.0.code() == "function-failed" {
+            failure.0.detail = "the function behind this link failed".into();
+        }
+        failure
+    });
     let mut response = match result {
         Ok(response) => response,
         Err(failure) if is_browser => {
@@ -103,6 +126,8 @@ fn answer(headers: &HeaderMap, result: Result<Response, Failure>) -> Response {
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
         (HeaderName::from_static("x-robots-tag"), "noindex"),
     ];
+    // Nobody who follows a link reads trailers.
+    response.headers_mut().remove(header::TRAILER);
     for (name, value) in more {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }

@@ -23,7 +23,7 @@ use bento_proto::{Bound, Outcome, Problem, Refusal, SealKey};
 
 use super::{
     Failure, invocation_token,
-    invoke::{Event, OUTCOME, Output, header_of},
+    invoke::{Event, OUTCOME, OUTCOME_BYTES_MAX, Output, REST_BYTES_MAX, header_of},
 };
 use crate::{
     container::Container,
@@ -76,31 +76,69 @@ pub(super) async fn detach(
     if container.grant.storage().as_bytes() == 0 {
         return Err(Refusal::BadRequest("the function asks for no `storage`, where the output could be kept".into()).into());
     }
-    let store = outputs(&container, &key).await?;
-    let begun = match container.detached.begin(&id.0) {
-        Err(_) => None,
-        Ok(running) => {
-            // Taken back when anything below goes wrong, or the client leaves.
-            let begun = Begun { container: Arc::clone(&container), id: id.0.clone() };
-            if state(&store, &id).await?.is_some() { None } else { Some((running, begun)) }
+    let accepted = (StatusCode::ACCEPTED, Json(json!({"output": id.0})));
+    let idle = container.node.limits.idle.duration();
+    loop {
+        let running = match container.detached.begin(&id.0) {
+            Ok(running) => running,
+            // A client that lost the answer asks again, perhaps before the first is decided.
+            Err(running) => {
+                tokio::select! {
+                    () = running.fed.cancelled() => {}
+                    () = running.ended.cancelled() => continue,
+                    () = tokio::time::sleep(idle) => return Err(Refusal::Busy { what: "inputs of this invocation", limit: 1 }.into()),
+                }
+                drain(&mut body, idle).await;
+                return Ok(accepted.into_response());
+            }
+        };
+        // Taken back when anything below goes wrong.
+        let begun = Begun { container: Arc::clone(&container), id: id.0.clone() };
+        let store = outputs(&container, &key).await?;
+        if state(&store, &id).await?.is_some() {
+            drain(&mut body, idle).await;
+            return Ok(accepted.into_response());
+        }
+        // Finished once begun, so that a client that leaves now finds all of it or nothing.
+        let (method, arguments) = (method.to_owned(), arguments.to_owned());
+        let starting = tokio::spawn(async move { begin((begun, running), key, store, id, (&method, &arguments), body).await });
+        starting.await.map_err(|_| Problem::new("trouble", 500, "the node failed"))??;
+        return Ok(accepted.into_response());
+    }
+}
+
+/// Takes what nobody wants, as far as it is on its way at most.
+async fn drain(body: &mut Body, idle: Duration) {
+    let mut rest = REST_BYTES_MAX;
+    let draining = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            let Some(left) = rest.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
+            rest = left;
         }
     };
-    let Some((running, begun)) = begun else {
-        // A client that lost the answer asks again.
-        while body.frame().await.is_some_and(|frame| frame.is_ok()) {}
-        return Ok((StatusCode::ACCEPTED, Json(json!({"output": id.0}))).into_response());
-    };
-    let (kept, state_name) = (store.clone(), id.state());
+    let _ = timeout(idle.min(Duration::from_secs(WAIT_SECONDS_MAX)), draining).await;
+}
+
+async fn begin(
+    (begun, running): (Begun, Arc<Running>),
+    key: SealKey,
+    store: Store,
+    id: OutputId,
+    (method, arguments): (&str, &RawValue),
+    body: Body,
+) -> Result<(), Failure> {
+    let container = Arc::clone(&begun.container);
+    let (kept, name) = (store.clone(), id.0.clone());
     let writer = blocking(move || {
         if kept.list("", None, 2 * OUTPUTS_MAX)?.0.len() >= 2 * OUTPUTS_MAX {
             return Err(StoreError::Busy);
         }
-        kept.put(&state_name, b"{}")?;
-        kept.writer(state_name.trim_end_matches("/state"), Mode::Put)
+        // As long as any outcome, so that there is room for it whatever the function stores.
+        kept.put(&format!("{name}/state"), &[b' '; OUTCOME_BYTES_MAX])?;
+        kept.writer(&name, Mode::Put)
     });
     let writer = writer.await.map_err(|error| failure(error, OUTPUTS_MAX))?;
-    let invocation = container.invoke(method, arguments, Some(&key)).await;
-    let invocation = match invocation {
+    let invocation = match container.invoke(method, arguments, Some(&key)).await {
         Ok(invocation) => invocation,
         Err(error) => {
             forget_state(store, id).await;
@@ -111,13 +149,14 @@ pub(super) async fn detach(
     // Nobody waits for it, and it may take as long as the function is here.
     let (fed, ended) = (output.fed.clone(), running.ended.clone());
     output.wait_long(container.lease.left());
-    tokio::spawn(collect(output, writer, store, id.state(), running, begun));
+    tokio::spawn(collect(output, writer, store, id, Arc::clone(&running), begun));
     tokio::select! {
         biased;
         () = ended.cancelled() => {}
         () = fed.cancelled() => {}
     }
-    Ok((StatusCode::ACCEPTED, Json(json!({"output": id.0}))).into_response())
+    running.fed.cancel();
+    Ok(())
 }
 
 /// A detached invocation that has begun. Dropped, it has ended.
@@ -133,7 +172,8 @@ impl Drop for Begun {
 }
 
 /// Keeps what comes of an invocation, and at last how it ended.
-async fn collect(mut output: Output, mut writer: Writer, store: Store, state: String, running: Arc<Running>, begun: Begun) {
+async fn collect(mut output: Output, mut writer: Writer, store: Store, id: OutputId, running: Arc<Running>, begun: Begun) {
+    let state = id.state();
     let outcome = loop {
         match output.next().await {
             Event::End(outcome) => break outcome,
@@ -154,17 +194,19 @@ async fn collect(mut output: Output, mut writer: Writer, store: Store, state: St
             }
         }
     };
+    if output.is_cut_off() {
+        // It never began as far as its client knows; asked again, it does.
+        forget_state(store, id).await;
+        return;
+    }
     drop(output);
     let outcome = match blocking(move || writer.commit()).await {
         Ok(_) => outcome,
         Err(error) => failed(&error),
     };
-    if let Err(error) = keep_state(store, state, &outcome).await {
-        // One that was shut down meanwhile keeps nothing.
-        if begun.container.reason().is_none() {
-            tracing::error!(%error, "how a detached invocation ended could not be kept");
-        }
-    }
+    // There is room for it; and one that was shut down meanwhile keeps nothing.
+    let _ = keep_state(store, state, &outcome).await;
+    drop(begun);
 }
 
 fn failed(error: &StoreError) -> Outcome {
@@ -172,7 +214,8 @@ fn failed(error: &StoreError) -> Outcome {
 }
 
 async fn keep_state(store: Store, name: String, outcome: &Outcome) -> Result<(), StoreError> {
-    let text = serde_json::to_vec(outcome).unwrap_or_default();
+    // As a header has it, which is short enough.
+    let text = header_of(outcome).as_bytes().to_vec();
     blocking(move || store.put(&name, &text).map(|_| ())).await
 }
 
@@ -259,7 +302,7 @@ pub(super) async fn fetch(
         return Ok(response);
     }
     let body = Body::new(StreamBody::new(futures_util::stream::unfold(
-        Kept { reader: Some(reader), meter: Arc::clone(&container.meter) },
+        Kept { reader: Some(reader), rest: Bytes::new(), meter: Arc::clone(&container.meter) },
         Kept::step,
     )));
     let mut response = body.into_response();
@@ -322,25 +365,29 @@ fn range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
 /// What is kept, piece by piece.
 struct Kept {
     reader: Option<Reader>,
+    /// Of a piece that was opened, what was not passed on.
+    rest: Bytes,
     meter: Arc<Meter>,
 }
 
 impl Kept {
     async fn step(mut self) -> Option<(Result<Frame<Bytes>, &'static str>, Self)> {
-        let mut reader = self.reader.take()?;
-        let read = blocking(move || reader.piece().map(|piece| (piece, reader))).await;
-        match read {
-            Ok((None, _)) => None,
-            Ok((Some(piece), reader)) => {
-                if self.meter.pass(Way::Sent, piece.len()).await.is_err() {
-                    return Some((Err("traffic is used up"), self));
-                }
-                self.reader = Some(reader);
-                Some((Ok(Frame::data(piece.into())), self))
+        if self.rest.is_empty() {
+            let mut reader = self.reader.take()?;
+            match blocking(move || reader.piece().map(|piece| (piece, reader))).await {
+                Ok((None, _)) => return None,
+                Ok((Some(piece), reader)) => (self.rest, self.reader) = (piece.into(), Some(reader)),
+                // Never served wrong: the body ends short.
+                Err(_) => return Some((Err("what is kept is damaged"), self)),
             }
-            // Never served wrong: the body ends short.
-            Err(_) => Some((Err("what is kept is damaged"), self)),
         }
+        let piece = self.rest.split_to(self.rest.len().min(self.meter.chunk_bytes()));
+        if self.meter.pass(Way::Sent, piece.len()).await.is_err() {
+            self.reader = None;
+            self.rest.clear();
+            return Some((Err("traffic is used up"), self));
+        }
+        Some((Ok(Frame::data(piece)), self))
     }
 }
 

@@ -22,6 +22,15 @@ def save(api):
     api.output.type("application/pdf", "Übersicht 1.pdf")
     api.output.write(b"%PDF")
 
+def fixed(api):
+    api.output.write(api.link.make("greet", {"who": "you", "path": "its own"}, seconds=60).encode())
+
+def wrong(api):
+    api.output.write(api.link.make("fail", seconds=60).encode())
+
+def fail(api):
+    raise ValueError("private")
+
 def secret(api):
     api.output.write(b"secret")
 "#;
@@ -49,6 +58,15 @@ async fn a_link_runs_its_method_with_its_arguments_and_nothing_else() {
     let gone = ask(node.address, "GET", "/l/nothing", &[("accept", "text/html,*/*")], "").await;
     assert_eq!(gone.status, 404);
     assert!(gone.body.starts_with(b"<!doctype html>"));
+
+    // Asking for its head runs nothing, and what goes wrong inside stays inside.
+    assert_eq!(ask(node.address, "HEAD", &link, &[], "").await.status, 405);
+    let fixed = String::from_utf8(function.invoke("fixed", "{}").await.body.to_vec()).unwrap();
+    assert_eq!(ask(node.address, "GET", &fixed, &[], "").await.body, "<p>you its own");
+    assert_eq!(ask(node.address, "GET", &format!("{fixed}/other"), &[], "").await.code(), "no-link");
+    let wrong = String::from_utf8(function.invoke("wrong", "{}").await.body.to_vec()).unwrap();
+    let failed = ask(node.address, "GET", &wrong, &[], "").await.problem();
+    assert_eq!((failed.detail.as_str(), failed.traceback), ("the function behind this link failed", None));
 
     let file = String::from_utf8(function.invoke("file", "{}").await.body.to_vec()).unwrap();
     let saved = ask(node.address, "GET", &file, &[], "").await;
