@@ -74,7 +74,7 @@ A function is written in Python and runs behind walls: it sees none of this mach
 and nothing of the network but what the table allows.{contact}\
 <h2>What one function may have</h2><table>{rows}</table>\
 <h2>What protects a function from this node</h2><p>Nothing but its operator’s good will: there is no attested hardware here. \
-Its code and data are kept in memory only and are gone when it ends or the node restarts.\
+What it keeps on this machine’s disk is sealed under a key that only its client’s token gives, and is erased when it ends.\
 <h2>How to use it</h2><p>With the program <code>bento</code>: <code>bento nodes add NAME ADDRESS</code>, where the address is the one of this page, \
 then <code>bento browse URL --node NAME</code>. Any program that speaks HTTP over Tor will do as well: \
 <a href=\"/v1/node\">the description</a> and <a href=\"/v1/policy\">the policy</a> for programs.\

@@ -169,11 +169,33 @@ def unwanted(api):
             socket.socket(fileno=os.dup(number)).shutdown(socket.SHUT_RD)
         except OSError:
             pass
+    api.output.write(b'shut')
     time.sleep(60)
 ";
     let function = installed("traffic = '1 MiB'", code).await;
-    let answer = function.invoke_with("unwanted", "{}", vec![0; 3 << 20]).await;
-    assert_eq!(answer.problem().bound, Some(Bound::Traffic), "{:?}", answer.body);
+    let mut stream = TcpStream::connect(function.address).await.unwrap();
+    let head = format!(
+        "POST /v1/invoke/unwanted HTTP/1.1\r\nhost: n\r\nte: trailers\r\nauthorization: Bearer {}\r\ncontent-length: {}\r\n\r\n",
+        function.invocation.reveal(),
+        3 << 20
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut heard = Vec::new();
+    let talking = async {
+        // From here on it takes nothing: what was in its buffer before could wait there for as long as an invocation may be idle.
+        while !heard.windows(4).any(|window| window == b"shut") {
+            assert_ne!(stream.read_buf(&mut heard).await.unwrap(), 0, "{}", String::from_utf8_lossy(&heard));
+        }
+        let (mut reader, mut writer) = stream.split();
+        // The node may close before all of it is there.
+        let sending = async { drop(writer.write_all(&vec![0; 3 << 20]).await) };
+        let reading = async {
+            while !heard.windows(7).any(|window| window == b"traffic") && reader.read_buf(&mut heard).await.is_ok_and(|bytes| bytes > 0) {}
+        };
+        tokio::join!(sending, reading);
+    };
+    timeout(PATIENCE, talking).await.expect("it does not end");
+    assert!(String::from_utf8_lossy(&heard).contains("\"bound\":\"traffic\""), "{}", String::from_utf8_lossy(&heard));
 }
 
 #[tokio::test]
