@@ -100,7 +100,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/v1/function", get(status).delete(shutdown))
         .route("/v1/renew", post(renew))
         .route("/v1/invoke/{method}", post(invoke::invoke))
-        .route("/v1/output/{id}", get(output::fetch).delete(output::forget))
+        .route("/v1/output/{output}", get(output::fetch).delete(output::forget))
         .route("/l/{link}", get(link::follow))
         .route("/l/{link}/{*path}", get(link::follow_further))
         .route("/v1/run/{method}", post(invoke::run))
