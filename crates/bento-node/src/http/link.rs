@@ -98,10 +98,8 @@ async fn run(node: &Node, link: &str, path: Option<String>) -> Result<Response, 
 fn answer(headers: &HeaderMap, result: Result<Response, Failure>) -> Response {
     let is_browser = headers.get_all(header::ACCEPT).iter().any(|value| value.to_str().is_ok_and(|text| text.contains("text/html")));
     let result = result.map_err(|mut failure| {
-        // What went wrong inside is for who holds the token.
-        if failure.0.traceback.take().is_some() || failure.0.code() == "function-failed" {
-            failure.0.detail = "the function behind this link failed".into();
-        }
+        // Its error in one line is for whoever comes; where in its code is for who holds the token.
+        failure.0.traceback = None;
         failure
     });
     let mut response = match result {
