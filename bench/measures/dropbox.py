@@ -41,7 +41,8 @@ def measure(rounds: int = ROUNDS) -> None:
         peer = _Peer(stack, network, directory)
         node, address = private.node(stack, programs, directory, network, POLICY)
         tors = {pid: _words(pid) for pid in below(network["pid"], "tor")}
-        client = [pid for pid, words in tors.items() if "/client/" in words]
+        name = next(relay["name"] for relay in network["relays"] if relay["role"] == "client")
+        client = [pid for pid, words in tors.items() if f"/{name}/" in words]
         if len(client) != 1:
             raise Trouble(f"which of these is the client's tor? {tors}")
         relays = [pid for pid in tors if pid not in client]
@@ -197,6 +198,7 @@ class _Peer:
 
     def _ask(self, method: str, isolation: str, body: object, into: object) -> None:
         connection = Connection(self._url, self._socks, isolation, None)
+        connection.timeout = COMMAND_SECONDS_MAX
         try:
             connection.request(method, self._url.path, body, {"Content-Length": str(FILE_BYTES)} if body else {})
             answer = connection.getresponse()
