@@ -64,9 +64,9 @@ class Starter:
             broken, jail = self._directory / "broken", self._directory / "jail"
             jail.write_text(f"#!/bin/sh\n[ -e '{broken}' ] && exit 1\nexec '{bentod().with_name('bento-jail')}' \"$@\"\n")
             jail.chmod(0o755)
-            # Not of the usual kind, of which jails are ready.
-            code = "import os\ndef leave(api):\n    os._exit(1)\n"
-            function = installed(self._start(POLICY, f'jail = "{jail}"'), code, "scratch = '1 MiB'")
+            # No jail is ready that could still be used.
+            node = self._start(POLICY, f'jail = "{jail}"\n[limits]\nready = 0')
+            function = installed(node, "import os\ndef leave(api):\n    os._exit(1)\n")
             assert function.invoke("leave").status == 502
             broken.touch()
             return function
