@@ -11,12 +11,12 @@ use std::{
 use bento_proto::{Bound, Digest, Refusal};
 use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 use tokio_util::sync::CancellationToken;
-use tracing::error;
 
 use crate::{
     container::{Container, Room},
     keep::Keep,
     lease::Lease,
+    said::say,
     store::Record,
 };
 
@@ -86,7 +86,7 @@ impl Installed {
             container.ended().await;
         }
         if let Err(error) = erased {
-            error!(%error, "a function could not be erased; this is tried again when the node is started");
+            say!(error, %error, "a function could not be erased; this is tried again when the node is started");
         }
     }
 }

@@ -5,9 +5,11 @@
 use std::sync::{Arc, OnceLock};
 
 use bento_proto::SealKey;
-use tracing::error;
 
-use crate::store::{Id, Registry, Space, StoreError, Usage, Used, Vault};
+use crate::{
+    said::say,
+    store::{Id, Registry, Space, StoreError, Usage, Used, Vault},
+};
 
 /// What one function keeps.
 #[derive(Debug)]
@@ -75,7 +77,7 @@ impl Keep {
         if let Err(error) = blocking(move || keep.registry.set_used(id, &key, used)).await {
             // One that was shut down meanwhile is not there any more.
             if !matches!(error, StoreError::Missing) {
-                error!(%error, "what a function has used could not be kept");
+                say!(error, %error, "what a function has used could not be kept");
             }
         }
     }

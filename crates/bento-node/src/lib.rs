@@ -27,6 +27,7 @@ pub mod policy;
 pub mod pool;
 pub mod process;
 pub mod remote;
+mod said;
 pub mod seal;
 pub mod share;
 pub mod store;

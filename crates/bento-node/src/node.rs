@@ -12,7 +12,6 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::warn;
 
 use bento_proto::{
     Bound, Digest, Grant, InvocationToken, Manifest, Policy, Refusal, SealKey, ShutdownToken, Size, Span,
@@ -35,6 +34,7 @@ use crate::{
     places::Places,
     pool::Pool,
     process::StartError,
+    said::say,
     share::Shares,
     store::{New, Registry, StoreError, Used},
 };
@@ -296,7 +296,7 @@ impl Node {
                             StartError::Refused(refusal) => refusal.code().to_owned(),
                             StartError::Trouble(trouble) => trouble.to_string(),
                         };
-                        warn!(why, "a function that is to be awake could not be started");
+                        say!(warn, why, "a function that is to be awake could not be started");
                     }
                 });
             }

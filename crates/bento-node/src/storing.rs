@@ -26,6 +26,7 @@ use crate::{
     links,
     meter::Meter,
     process::{Process, answer_call},
+    said::say,
     store::{Mode, Reader, Space, Store, StoreError, Writer},
 };
 
@@ -90,7 +91,8 @@ impl From<StoreError> for CallError {
             StoreError::Full { .. } | StoreError::DiskFull => CallErrorKind::Full,
             StoreError::Damaged { .. } => CallErrorKind::Damaged,
             StoreError::System(..) => {
-                tracing::error!(%error, cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default(), "a store failed");
+                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                say!(error, %error, cause, "a store failed");
                 return Self::new(CallErrorKind::Failed, "the node could not do it; nothing was changed");
             }
         };
@@ -313,4 +315,44 @@ async fn list(process: &Process, container: &Container, call: &Call) -> Result<V
     more |= fits < entries.len();
     entries.truncate(fits);
     Ok(json!({"entries": entries, "more": more}))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{self, Write},
+        sync::PoisonError,
+    };
+
+    use super::*;
+    use crate::store::Cause;
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_disk_that_fails_on_every_call_is_logged_and_does_not_fill_the_log() {
+        let log = Log::default();
+        let writer = log.clone();
+        tracing::subscriber::with_default(tracing_subscriber::fmt().with_writer(move || writer.clone()).finish(), || {
+            for _ in 0..10_000 {
+                let failed = StoreError::System("reading a file", Cause::File(io::ErrorKind::Other.into()));
+                assert_eq!(CallError::from(failed).kind, CallErrorKind::Failed);
+                assert_eq!(CallError::from(StoreError::Missing).kind, CallErrorKind::Missing);
+            }
+        });
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert!((1..5).contains(&log.lines().count()) && log.contains("a store failed"), "{log}");
+    }
 }

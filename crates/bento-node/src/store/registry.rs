@@ -26,6 +26,7 @@ use super::{
     seal::{self, Keys},
     vault::{Slot, Vault},
 };
+use crate::said::say;
 
 use rows::{COLUMNS, Kept, Sealed, WRAP, delete, from_milliseconds, granted, insert, read, row, whole};
 
@@ -344,14 +345,14 @@ impl Registry {
         sealed.keys(&record, key)
     }
 
-    fn rows(&self) -> Result<Vec<Result<Record, Id>>, StoreError> {
+    /// All rows. Of one that is damaged, its id at most.
+    fn rows(&self) -> Result<Vec<Result<Record, Option<Id>>>, StoreError> {
         let base = lock(&self.0.base);
         let mut statement = base.connection.prepare_cached(&format!("SELECT {COLUMNS} FROM functions")).map_err(base::failed(BASE))?;
         let mut rows = statement.query([]).map_err(base::failed(BASE))?;
         let mut all = Vec::new();
         while let Some(row) = rows.next().map_err(base::failed(BASE))? {
-            let id = Id(row.get(0).map_err(base::failed(BASE))?);
-            all.push(read(row, &self.0.keys).map(|(record, _)| record).map_err(|_| id));
+            all.push(read(row, &self.0.keys).map(|(record, _)| record).map_err(|_| row.get(0).ok().map(Id)));
         }
         Ok(all)
     }
@@ -383,28 +384,35 @@ impl Registry {
         base::empty_log(&base.connection).map_err(base::failed(BASE))
     }
 
+    /// Clears away what nobody can use. What cannot be removed is left for the next start, and holds nothing up.
     fn clear(&self) -> Result<(), StoreError> {
         let now = SystemTime::now();
-        let mut keep = HashSet::new();
-        let mut damaged = false;
+        let (mut keep, mut lost) = (HashSet::new(), 0);
         for row in self.rows()? {
             match row {
-                Ok(record) if record.ends <= now => self.remove(record.id)?,
+                Ok(record) if record.ends <= now => {
+                    if let Err(error) = self.remove(record.id) {
+                        say!(error, %error, "a function past its end could not be removed");
+                    }
+                }
                 Ok(record) => drop(keep.insert(record.id.to_string())),
                 Err(id) => {
-                    tracing::warn!(%id, "what is kept of a function is damaged; it is left as it is, and nobody can invoke it");
-                    damaged = true;
+                    let id = id.map(|id| id.to_string()).unwrap_or_default();
+                    say!(warn, id, "what is kept of a function is damaged; it is left as it is, and nobody can invoke it");
+                    // Where its name is what is damaged, its directory has another.
+                    lost += usize::from(!self.0.functions.has(&id).unwrap_or(false));
+                    keep.insert(id);
                 }
             }
         }
-        if damaged {
-            // Its name may be what is damaged: nothing is removed that may be its.
-            return Ok(());
-        }
         let clearing = failed("clearing the functions' directories");
         for name in self.0.functions.names().map_err(&clearing)? {
-            if !keep.contains(&name) {
-                self.0.functions.remove_all(&name).map_err(&clearing)?;
+            // What is left of a temporary store is nobody's; a directory with a head may be that of a function whose name was lost.
+            if keep.contains(&name) || (lost > 0 && self.0.functions.dir(&name).is_ok_and(|dir| dir.has(HEAD).unwrap_or(true))) {
+                continue;
+            }
+            if let Err(error) = self.0.functions.remove_all(&name) {
+                say!(warn, %error, "what is left in the functions' directory could not be removed");
             }
         }
         self.0.functions.sync().map_err(&clearing)?;

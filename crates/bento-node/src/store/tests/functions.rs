@@ -166,3 +166,73 @@ fn a_head_that_is_too_long_is_refused_and_leaves_nothing() {
     let record = registry.add(new).unwrap();
     assert_eq!(registry.head(record.id, &key(1)).unwrap().len(), HEAD_BYTES_MAX);
 }
+
+#[test]
+fn a_damaged_row_keeps_its_own_directory_and_no_leftovers_of_others() {
+    // A name that is right, one that is another, and one that is none.
+    for (damage, has_its_name) in [("proof = zeroblob(32)", true), ("id = zeroblob(16)", false), ("id = zeroblob(15)", false)] {
+        let state = directory();
+        let registry = Registry::open(state.path()).unwrap();
+        let (damaged, stays, over) = (add(&registry, 1), add(&registry, 2), add_until(&registry, 4, SystemTime::now()));
+        drop(registry);
+        let functions = state.path().join("functions");
+        let base = rusqlite::Connection::open(state.path().join("functions.db")).unwrap();
+        assert_eq!(base.execute(&format!("UPDATE functions SET {damage} WHERE id = ?"), [damaged.id.0]).unwrap(), 1);
+        drop(base);
+        // What a temporary store left, and what was half installed.
+        fs::create_dir_all(functions.join("0123456789abcdef0123456789abcdef/objects")).unwrap();
+        fs::create_dir_all(functions.join("fedcba9876543210fedcba9876543210")).unwrap();
+        fs::write(functions.join("fedcba9876543210fedcba9876543210/head"), b"half").unwrap();
+        fs::write(functions.join("file"), b"").unwrap();
+
+        let registry = Registry::open(state.path()).unwrap();
+        assert_eq!(registry.all().unwrap(), std::slice::from_ref(&stays), "{damage}");
+        assert_eq!(registry.damaged().unwrap(), 1);
+        let mut left: Vec<_> = fs::read_dir(&functions).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort();
+        let mut wanted = vec![damaged.id.to_string(), stays.id.to_string()];
+        // It may be the damaged one's.
+        wanted.extend((!has_its_name).then(|| "fedcba9876543210fedcba9876543210".into()));
+        wanted.sort();
+        assert_eq!(left, wanted, "{damage}");
+        assert!(matches!(registry.head(over.id, &key(4)), Err(StoreError::Missing)));
+        assert_eq!(registry.head(stays.id, &key(2)).unwrap(), head(2));
+    }
+}
+
+#[test]
+fn one_function_that_cannot_be_removed_holds_up_no_other() {
+    let state = directory();
+    let registry = Registry::open(state.path()).unwrap();
+    let (stuck, stays) = (add_until(&registry, 1, SystemTime::now()), add(&registry, 2));
+    let over = add_until(&registry, 4, SystemTime::now());
+    drop(registry);
+    // A directory that something is mounted on cannot be removed.
+    let functions = state.path().join("functions");
+    let place = functions.join(stuck.id.to_string());
+    let script = r#"mount -t tmpfs none "$0" && exec "$@""#;
+    let done = std::process::Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
+        .arg(&place)
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "store::tests::functions::with_a_directory_that_stays", "--ignored", "--nocapture"])
+        .env("BENTO_STORE_STUCK", state.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success() && said.contains("1 passed"), "{said}\n{}", String::from_utf8_lossy(&done.stderr));
+    assert!(place.exists() && !functions.join(over.id.to_string()).exists() && !functions.join("left").exists());
+    // And it goes when it can.
+    let registry = Registry::open(state.path()).unwrap();
+    assert!(!place.exists());
+    assert_eq!(registry.head(stays.id, &key(2)).unwrap(), head(2));
+}
+
+#[test]
+#[ignore = "needs what the test above mounts"]
+fn with_a_directory_that_stays() {
+    let state = PathBuf::from(std::env::var("BENTO_STORE_STUCK").unwrap());
+    fs::write(state.join("functions/left"), b"").unwrap();
+    let registry = Registry::open(&state).unwrap();
+    assert_eq!(registry.all().unwrap().len(), 1);
+}
