@@ -281,9 +281,9 @@ def _grown(record: dict) -> int:
 def _taken(api, drop: str, position: int) -> int:
     """Adds the input at this position; how much is there then."""
     size = _record(api, drop)["size"]
-    part = bytearray()
+    room = memoryview(bytearray(PART_BYTES))
     while True:
-        more = _read(api, part)
+        part, more = _read(api, room)
         if part or not more:
             with _lock(drop):
                 record = _record(api, drop)
@@ -292,13 +292,12 @@ def _taken(api, drop: str, position: int) -> int:
                     raise WrongOffset(f"{have} bytes are there; the next part begins at {have}")
                 if position + len(part) > size:
                     raise TooLarge(f"the drop was announced with {size} bytes, and more have come")
-                fresh = memoryview(part)[min(len(part), have - position):]
-                if fresh.nbytes and record["sha256"] is None:
+                fresh = part[min(len(part), have - position) :]
+                if fresh and record["sha256"] is None:
                     begun = have
                     have = api.store.append(f"c/{drop}", fresh)
                     _digest(drop, begun, fresh)
                 position += len(part)
-            part = bytearray()
         if not more:
             return have
 
@@ -313,17 +312,18 @@ def _digest(drop: str, at: int, part: memoryview) -> None:
         _digests[drop] = (at + part.nbytes, digest)
 
 
-def _read(api, part: bytearray) -> bool:
-    """Fills the part from the input; whether there may be more."""
-    while len(part) < PART_BYTES:
+def _read(api, room: memoryview) -> tuple[memoryview, bool]:
+    """Fills the room from the input; what came, and whether there may be more."""
+    count = 0
+    while count < len(room):
         try:
-            chunk = api.input.read1(min(65_536, PART_BYTES - len(part)))
+            came = api.input.readinto1(room[count:])
         except ConnectionError:
-            return False  # The client has left; what has come is right as far as it goes.
-        if not chunk:
-            return False
-        part += chunk
-    return True
+            came = 0  # The client has left; what has come is right as far as it goes.
+        if not came:
+            return room[:count], False
+        count += came
+    return room, True
 
 
 def _finished(api, drop: str, sha256: str | None) -> dict:
