@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, PoisonError, RwLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,9 @@ use crate::{
 
 /// The unit in which storage is shared out, in bytes.
 const STORAGE_UNIT: u64 = 64 * 1024;
+
+/// Longest wait at a stop for functions that were ended by it, until the last of what they put out and used is on the disk.
+const ENDED_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Jails that are ready at the start for the usual function of each image; those that are in fact asked for then take their place.
 const WARM: usize = 2;
@@ -495,7 +498,8 @@ impl Node {
         self.sessions.wait().await;
     }
 
-    /// Takes no new work, waits for what runs as long as the configuration says, and ends what is then left.
+    /// Takes no new work, waits for what runs as long as the configuration says, and ends what is then left. What detached invocations have put
+    /// out is kept, with how they ended.
     pub async fn stop(&self) {
         self.stopping.cancel();
         self.host.pool.close();
@@ -503,15 +507,20 @@ impl Node {
         let quiet = async {
             for container in &all {
                 container.quiet().await;
+                container.detached.quiet().await;
             }
         };
         let _ = tokio::time::timeout(self.config.limits.stop.duration(), quiet).await;
         for container in &all {
             container.end(Bound::Stop);
         }
-        for container in &all {
-            container.ended().await;
-        }
+        let ended = async {
+            for container in &all {
+                container.ended().await;
+                container.detached.quiet().await;
+            }
+        };
+        let _ = tokio::time::timeout(ENDED_DEADLINE, ended).await;
     }
 }
 

@@ -1,5 +1,6 @@
 //! A function's process in its jail: started, loaded, spoken with, and seen to its end.
 
+mod account;
 mod connect;
 mod declared;
 mod loading;
@@ -38,6 +39,7 @@ use crate::{
     storing::{self, Writers},
 };
 
+use account::Account;
 use loading::unloadable;
 use pace::Pace;
 
@@ -66,6 +68,7 @@ pub struct Process {
     vault: tokio::sync::OnceCell<Vault>,
     /// What it is writing to its store.
     pub(crate) writers: Writers,
+    account: Account,
     /// Raised when it does not read its socket: it is then ended.
     deaf: CancellationToken,
     /// Raised when the process has ended and all its invocations know.
@@ -132,6 +135,7 @@ impl Process {
             key,
             vault: tokio::sync::OnceCell::new(),
             writers: Writers::default(),
+            account: Account::default(),
             deaf: CancellationToken::new(),
             gone: CancellationToken::new(),
         });
@@ -258,6 +262,7 @@ impl Process {
             () = self.deaf.cancelled() => Some(Err(Violation::Deaf)),
             // It sleeps until the next invocation, and none is there to be told.
             () = self.rested(container.node.limits.sleep.duration()), if !container.grant.keep_awake() => None,
+            () = self.keep_account(&container) => { container.end(Bound::Cpu); None }
             listened = self.listen(&container, &mut calls) => Some(listened),
         };
         let outcome = match outcome {
@@ -268,10 +273,7 @@ impl Process {
                 _ => Outcome::Failed { error: "the function's process ended".into(), traceback: String::new() },
             },
         };
-        jail.settle().await;
-        if let Some(key) = &self.key {
-            container.keep.settle(key.clone(), container.used()).await;
-        }
+        self.close_account(&container, &mut jail).await;
         // Ends what is left of it: the jail dies with the program that put it up.
         jail.kill().await;
         calls.shutdown().await;

@@ -105,12 +105,23 @@ pub struct New<'a> {
 }
 
 /// What a function has used of what it was granted for its life.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Used {
     /// CPU time.
     pub cpu_ms: u64,
     /// Bytes in and out.
     pub traffic: u64,
+    /// Functions that it has on other nodes.
+    pub away: Vec<Away>,
+}
+
+/// A place that a function has taken on another node.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Away {
+    /// Which one.
+    pub place: [u8; 32],
+    /// Until when at most, by the wall clock, to the millisecond.
+    pub until: SystemTime,
 }
 
 impl fmt::Debug for Registry {
@@ -271,7 +282,7 @@ impl Registry {
             let keys = sealed.keys(record, key)?;
             let floor = Kept::open(&keys, &sealed.used)?.floor;
             // A store that has something was changed at least once; one that was only looked at stays without a floor.
-            Kept { used, floor: if floor == 0 { 0 } else { floor.max(now) } }.seal(&keys)
+            Kept { used: used.clone(), floor: if floor == 0 { 0 } else { floor.max(now) } }.seal(&keys)
         })
     }
 

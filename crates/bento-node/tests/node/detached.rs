@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bento_proto::Outcome;
+use bento_proto::{Bound, Outcome};
 use tokio::io::AsyncWriteExt;
 
 use crate::support::{Answer, Installed, Node, POLICY, ask, installed_at, random, until};
@@ -97,7 +97,7 @@ async fn how_it_ended_is_told_with_what_it_wrote() {
     assert_eq!(ended.body, "some");
     assert_eq!(function.detach(&much, "much", "{}", b"").await.status, 202);
     let full = function.output(&much, None).await;
-    assert_eq!(outcome(&full), Outcome::Killed { bound: bento_proto::Bound::Storage });
+    assert_eq!(outcome(&full), Outcome::Killed { bound: Bound::Storage });
     assert_eq!(function.forget(&much).await.status, 204);
     // One that is under way when its node ends has failed, and says so.
     assert_eq!(function.detach(&slow, "double", "{\"seconds\": 100}", b"x").await.status, 202);
@@ -111,6 +111,39 @@ async fn how_it_ended_is_told_with_what_it_wrote() {
     assert_eq!(function.output(&none, None).await.code(), "no-output");
     let poor = installed_at(node.address, "", CODE).await;
     assert_eq!(poor.detach(&name(), "double", "{}", b"").await.code(), "bad-request");
+}
+
+#[tokio::test]
+async fn a_node_that_is_told_to_stop_keeps_what_was_put_out_and_says_how_it_ended() {
+    // Longer than it takes to pass on what was written.
+    let node = Node::start(POLICY, "[limits]\nstop = \"12 s\"");
+    let code = r#"
+import time
+
+def writes(api):
+    api.output.write(bytes(200_000))
+
+def goes_on(api):
+    api.output.write(b"so far")
+    time.sleep(600)
+"#;
+    let mut function = installed_at(node.address, &format!("{NEEDS}\nrate = \"32 KiB/s\""), code).await;
+    let (whole, cut) = (name(), name());
+    assert_eq!(function.detach(&whole, "writes", "{}", b"").await.status, 202);
+    let end = std::time::Instant::now() + crate::support::PATIENCE;
+    while function.status().await.invocations > 0 {
+        assert!(std::time::Instant::now() < end, "it does not return");
+    }
+    // It has returned, and most of its output waits for the rate.
+    let node = node.stopped_and_started();
+    function.address = node.address;
+    let kept = function.output(&whole, None).await;
+    assert_eq!((outcome(&kept), kept.body.len()), (Outcome::Returned, 200_000));
+    assert_eq!(function.detach(&cut, "goes_on", "{}", b"").await.status, 202);
+    let node = node.stopped_and_started();
+    function.address = node.address;
+    let kept = function.output(&cut, None).await;
+    assert_eq!((outcome(&kept), kept.body.as_ref()), (Outcome::Killed { bound: Bound::Stop }, b"so far".as_slice()));
 }
 
 #[tokio::test]
