@@ -15,6 +15,7 @@ mod invoke;
 mod nodes;
 mod place;
 mod policy;
+mod shard;
 mod show;
 mod sink;
 mod store;
@@ -71,6 +72,7 @@ async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Browse(args) => browse::run(context, args).await,
         Command::Collect(args) => errand::collect(context, args).await,
         Command::Dropbox(args) => dropbox::run(context, args).await,
+        Command::Shard(args) => shard::run(context, args).await,
     }
 }
 

@@ -17,6 +17,8 @@ pub enum Standard {
     Browser,
     /// Keeps files for whoever has its token or a link.
     Dropbox,
+    /// Splits a file into shards on other nodes, of which any few rebuild it.
+    Shard,
 }
 
 impl Standard {
@@ -28,6 +30,7 @@ impl Standard {
         let files = match self {
             Self::Browser => BROWSER,
             Self::Dropbox => DROPBOX,
+            Self::Shard => SHARD,
         };
         Bundle::new(files.iter().map(|(name, content)| ((*name).to_owned(), content.to_vec())).collect())
     }
@@ -119,13 +122,20 @@ mod tests {
 
     #[test]
     fn the_standard_functions_are_bundles_and_travel() {
-        for (standard, name, method) in [(Standard::Browser, "browser", "page"), (Standard::Dropbox, "dropbox", "visit")] {
+        for (standard, name, method) in
+            [(Standard::Browser, "browser", "page"), (Standard::Dropbox, "dropbox", "visit"), (Standard::Shard, "shard", "spread")]
+        {
             let bundle = standard.bundle().unwrap();
             assert_eq!(bundle.manifest.name, name);
             assert!(bundle.manifest.methods.iter().any(|one| one == method));
             assert!(bundle.pack().is_ok());
-            assert!(bundle.files.iter().all(|(name, _)| !name.contains('/')));
+            // With no more than its own: neither tests nor what only its author reads.
+            let within = |name: &str| !name.contains('/') || name.starts_with("dropbox/");
+            assert!(bundle.files.iter().all(|(name, _)| within(name) && !name.contains("test") && !name.ends_with(".md")));
         }
+        let bundle = Standard::Shard.bundle().unwrap();
+        let own: Vec<&str> = bundle.files.iter().map(|(name, _)| name.as_str()).filter(|name| name.contains('/')).collect();
+        assert_eq!(own, ["dropbox/dropbox.py", "dropbox/manifest.toml"]);
         // What its page is made of is no code, and travels as well.
         let bundle = Standard::Dropbox.bundle().unwrap();
         assert_eq!(bundle.files.iter().filter(|(name, _)| name.starts_with("page.")).count(), 4);

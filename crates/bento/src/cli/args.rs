@@ -1,10 +1,14 @@
 //! The command line.
 
+mod shard;
+
 use std::{path::PathBuf, time::Duration};
 
 use bento::AgeRecipient;
 use bento_proto::{Size, Span, exit_policy::Rule};
 use clap::{Parser, Subcommand, builder::styling};
+
+pub(crate) use shard::{Shard, ShardCheck, ShardGet, ShardPut, ShardRenew, ShardRepair, ShardRm};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -102,6 +106,13 @@ pub(crate) enum Command {
         after_help = "Examples:\n  bento dropbox put report.pdf --gets 3\n  bento dropbox get 'http://….onion/l/…#k=…&n=report.pdf&p=1'\n  bento dropbox list"
     )]
     Dropbox(Dropbox),
+    /// Keep a file in shards on several nodes, of which any few bring it back
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:\n  bento shard put report.pdf\n  bento shard put archive.tar --need 3 --of 5 --over 6h\n  bento shard get report.pdf\n  bento shard repair report.pdf"
+    )]
+    Shard(Shard),
 }
 
 #[derive(Debug, clap::Args)]
@@ -408,8 +419,8 @@ mod tests {
     fn the_command_line_is_consistent_and_every_command_has_examples() {
         Args::command().debug_assert();
         let all = Args::command();
-        let dropbox = all.find_subcommand("dropbox").unwrap().get_subcommands();
-        for command in all.get_subcommands().chain(dropbox) {
+        let below = |name| all.find_subcommand(name).unwrap().get_subcommands();
+        for command in all.get_subcommands().chain(below("dropbox")).chain(below("shard")) {
             assert!(command.get_after_help().is_some(), "{}", command.get_name());
             assert!(!command.get_about().unwrap().to_string().ends_with('.'));
         }
