@@ -3,7 +3,7 @@
 use std::{env, error::Error, fmt::Write as _, fs, path::Path};
 
 /// The standard functions, by the names of their directories.
-const FUNCTIONS: &[&str] = &["browser", "dropbox"];
+const FUNCTIONS: &[&str] = &["browser", "cover", "dropbox"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../../functions");

@@ -15,6 +15,8 @@ include!(concat!(env!("OUT_DIR"), "/standard.rs"));
 pub enum Standard {
     /// Fetches a web page and sends it back padded.
     Browser,
+    /// Keeps a flow of one rate, in which pages arrive.
+    Cover,
     /// Keeps files for whoever has its token or a link.
     Dropbox,
 }
@@ -27,6 +29,7 @@ impl Standard {
     pub fn bundle(self) -> Result<Bundle, BundleError> {
         let files = match self {
             Self::Browser => BROWSER,
+            Self::Cover => COVER,
             Self::Dropbox => DROPBOX,
         };
         Bundle::new(files.iter().map(|(name, content)| ((*name).to_owned(), content.to_vec())).collect())
@@ -119,7 +122,7 @@ mod tests {
 
     #[test]
     fn the_standard_functions_are_bundles_and_travel() {
-        for (standard, name, method) in [(Standard::Browser, "browser", "page"), (Standard::Dropbox, "dropbox", "visit")] {
+        for (standard, name, method) in [(Standard::Browser, "browser", "page"), (Standard::Cover, "cover", "stream"), (Standard::Dropbox, "dropbox", "visit")] {
             let bundle = standard.bundle().unwrap();
             assert_eq!(bundle.manifest.name, name);
             assert!(bundle.manifest.methods.iter().any(|one| one == method));
