@@ -122,7 +122,9 @@ mod tests {
 
     #[test]
     fn the_standard_functions_are_bundles_and_travel() {
-        for (standard, name, method) in [(Standard::Browser, "browser", "page"), (Standard::Cover, "cover", "stream"), (Standard::Dropbox, "dropbox", "visit")] {
+        for (standard, name, method) in
+            [(Standard::Browser, "browser", "page"), (Standard::Cover, "cover", "stream"), (Standard::Dropbox, "dropbox", "visit")]
+        {
             let bundle = standard.bundle().unwrap();
             assert_eq!(bundle.manifest.name, name);
             assert!(bundle.manifest.methods.iter().any(|one| one == method));

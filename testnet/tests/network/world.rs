@@ -17,8 +17,8 @@ use tokio::task::JoinHandle;
 
 use crate::bento::Bento;
 
-/// Longest a case may take. Each waits for Tor a few times.
-const CASE_DEADLINE: Duration = Duration::from_secs(120);
+/// Longest a case may take. Each waits for Tor a few times, and one watches a flow of a minute, if need be twice.
+const CASE_DEADLINE: Duration = Duration::from_secs(240);
 
 /// Longest one stream may take to open.
 pub(crate) const STREAM_DEADLINE: Duration = Duration::from_secs(30);

@@ -377,7 +377,8 @@ mod tests {
         for asks in [false, true] {
             let desk = Arc::<Desk>::default();
             let asker = Asker(Arc::clone(&desk));
-            let replies: Vec<Reply> = if asks { (0..3).map(|_| asker.ask("page", &Default::default(), 10).unwrap()).collect() } else { vec![] };
+            let replies: Vec<Reply> =
+                if asks { (0..3).map(|_| asker.ask("page", &Default::default(), 10).unwrap()).collect() } else { vec![] };
             let mut sending = Sending::new(pace(20), desk);
             let (begin, mut frame, mut said) = (Instant::now(), [0; 100], 0);
             for number in 0..20 {
@@ -412,7 +413,9 @@ mod tests {
         let asker = Asker(Arc::clone(&desk));
         let mut replies: Vec<Reply> = (0..4).map(|_| asker.ask("page", &Default::default(), 10).unwrap()).collect();
         assert_eq!(asker.ask("page", &Default::default(), 10).unwrap_err(), CoverError::Busy);
-        for message in [data(2, 10), data(1, 3), end(1, "{\"outcome\":\"returned\"}"), end(2, "{\"outcome\":\"failed\",\"text\":\"no\\u0007\"}")] {
+        for message in
+            [data(2, 10), data(1, 3), end(1, "{\"outcome\":\"returned\"}"), end(2, "{\"outcome\":\"failed\",\"text\":\"no\\u0007\"}")]
+        {
             desk.take(message);
         }
         assert_eq!(replies[0].next().await, Ok(Some(Bytes::from_static(b"..."))));
