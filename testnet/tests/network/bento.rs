@@ -61,27 +61,26 @@ impl Said {
 }
 
 /// One person with files of their own.
-pub(crate) struct Person<'a> {
-    _world: &'a World,
+pub(crate) struct Person {
     pub(crate) home: PathBuf,
     socks: String,
 }
 
-impl<'a> Person<'a> {
-    pub(crate) fn new(world: &'a World, name: &str) -> Self {
+impl Person {
+    pub(crate) fn new(world: &World, name: &str) -> Self {
         Self::by(world, name, world.network.client_socks().to_string())
     }
 
     /// One who has a Tor of their own.
-    pub(crate) fn over(world: &'a World, name: &str, socks: &Socks) -> Self {
+    pub(crate) fn over(world: &World, name: &str, socks: &Socks) -> Self {
         let text = socks.to_string();
         Self::by(world, name, if text.starts_with('/') { format!("unix:{text}") } else { text })
     }
 
-    fn by(world: &'a World, name: &str, socks: String) -> Self {
+    fn by(world: &World, name: &str, socks: String) -> Self {
         let home = world.scratch.path().join(format!("home-{name}"));
         fs::create_dir_all(&home).expect("a home");
-        Self { _world: world, home, socks }
+        Self { home, socks }
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {

@@ -41,10 +41,10 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// Bytes of a page: some six seconds of the flow.
 const PAGE: &str = "test/size/500000";
 
-struct Watched<'a> {
+struct Watched {
     observer: Observer,
     tor: Managed,
-    person: Person<'a>,
+    person: Person,
 }
 
 /// What was seen in one direction: with pages on their way, and without.
@@ -69,8 +69,8 @@ impl Samples {
     }
 }
 
-impl<'a> Watched<'a> {
-    async fn new(world: &'a World, name: &str) -> Result<Self, Error> {
+impl Watched {
+    async fn new(world: &World, name: &str) -> Result<Self, Error> {
         let observer = Observer::start().await?;
         let tor = Managed::start(&world.tor(&format!("tor-{name}"), &[&observer.torrc_line()])?, |_, _| {}).await?;
         let person = Person::over(world, name, &tor.socks());
@@ -97,7 +97,7 @@ impl<'a> Watched<'a> {
 }
 
 /// One flow of a minute with pages and pauses in turn: what was seen.
-async fn watched_flow(world: &World, watched: &Watched<'_>) -> Result<[Samples; 2], Error> {
+async fn watched_flow(world: &World, watched: &Watched) -> Result<[Samples; 2], Error> {
     let bento = world.bento().await?;
     let person = &watched.person;
     let ramp = format!("{} s", RAMP.as_secs());
