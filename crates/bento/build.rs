@@ -3,7 +3,7 @@
 use std::{env, error::Error, fmt::Write as _, fs, path::Path};
 
 /// The standard functions, by the names of their directories.
-const FUNCTIONS: &[&str] = &["browser", "dropbox", "shard"];
+const FUNCTIONS: &[&str] = &["browser", "cover", "dropbox", "shard"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../../functions");

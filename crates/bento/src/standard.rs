@@ -15,6 +15,8 @@ include!(concat!(env!("OUT_DIR"), "/standard.rs"));
 pub enum Standard {
     /// Fetches a web page and sends it back padded.
     Browser,
+    /// Keeps a flow of one rate, in which pages arrive.
+    Cover,
     /// Keeps files for whoever has its token or a link.
     Dropbox,
     /// Splits a file into shards on other nodes, of which any few rebuild it.
@@ -29,6 +31,7 @@ impl Standard {
     pub fn bundle(self) -> Result<Bundle, BundleError> {
         let files = match self {
             Self::Browser => BROWSER,
+            Self::Cover => COVER,
             Self::Dropbox => DROPBOX,
             Self::Shard => SHARD,
         };
@@ -122,9 +125,12 @@ mod tests {
 
     #[test]
     fn the_standard_functions_are_bundles_and_travel() {
-        for (standard, name, method) in
-            [(Standard::Browser, "browser", "page"), (Standard::Dropbox, "dropbox", "visit"), (Standard::Shard, "shard", "spread")]
-        {
+        for (standard, name, method) in [
+            (Standard::Browser, "browser", "page"),
+            (Standard::Cover, "cover", "stream"),
+            (Standard::Dropbox, "dropbox", "visit"),
+            (Standard::Shard, "shard", "spread"),
+        ] {
             let bundle = standard.bundle().unwrap();
             assert_eq!(bundle.manifest.name, name);
             assert!(bundle.manifest.methods.iter().any(|one| one == method));

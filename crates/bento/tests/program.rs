@@ -110,9 +110,12 @@ fn the_help_of_every_command() {
     let mut home = Home::new(good);
     home.see("");
     home.see("--help");
+    let cover = ["cover", "cover run", "cover status"];
     let dropbox = ["dropbox", "dropbox put", "dropbox get", "dropbox list", "dropbox rm"];
-    for command in
-        ["nodes", "policy", "install", "invoke", "output", "renew", "run", "status", "shutdown", "browse"].into_iter().chain(dropbox)
+    for command in ["nodes", "policy", "install", "invoke", "output", "renew", "run", "status", "shutdown", "browse"]
+        .into_iter()
+        .chain(cover)
+        .chain(dropbox)
     {
         home.see(&format!("{command} --help"));
     }
@@ -134,6 +137,15 @@ fn a_bad_command_line_says_what_and_what_next() {
         "browse site.example --bucket 1000 --sizes 20000",
         "browse site.example --json -o -",
         "browse site.example",
+        "browse site.example --cover",
+        "browse site.example --cover 'Not A Name'",
+        "browse site.example --cover --node NODE",
+        "cover run NODE --rate 50",
+        "cover run NODE --rate 10MiB/s",
+        "cover run NODE --for 10s",
+        "cover run NODE --ramp 20min",
+        "cover run NODE --low-data --rate 4KiB/s",
+        "cover run NODE --name 'Not A Name'",
         "dropbox put nowhere --node NODE",
         "dropbox put hello --node NODE",
         "dropbox put hello/function.py --at dropbox",

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use bento_tor::Socks;
 use testnet::{
     Trouble,
     bento::{Node, Site},
@@ -60,22 +61,33 @@ impl Said {
 }
 
 /// One person with files of their own.
-pub(crate) struct Person<'a> {
-    world: &'a World,
+pub(crate) struct Person {
     pub(crate) home: PathBuf,
+    socks: String,
 }
 
-impl<'a> Person<'a> {
-    pub(crate) fn new(world: &'a World, name: &str) -> Self {
+impl Person {
+    pub(crate) fn new(world: &World, name: &str) -> Self {
+        Self::by(world, name, world.network.client_socks().to_string())
+    }
+
+    /// One who has a Tor of their own.
+    pub(crate) fn over(world: &World, name: &str, socks: &Socks) -> Self {
+        let text = socks.to_string();
+        Self::by(world, name, if text.starts_with('/') { format!("unix:{text}") } else { text })
+    }
+
+    fn by(world: &World, name: &str, socks: String) -> Self {
         let home = world.scratch.path().join(format!("home-{name}"));
         fs::create_dir_all(&home).expect("a home");
-        Self { world, home }
+        Self { home, socks }
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary("bento").expect("bento is built"));
-        command.args(arguments).args(["--socks", &self.world.network.client_socks().to_string()]).current_dir(&self.home);
+        command.args(arguments).args(["--socks", &self.socks]).current_dir(&self.home);
         command.env("XDG_DATA_HOME", self.home.join("data")).env("XDG_CONFIG_HOME", self.home.join("config"));
+        command.env("XDG_RUNTIME_DIR", self.home.join("run"));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         command
     }

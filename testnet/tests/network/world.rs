@@ -17,8 +17,8 @@ use tokio::task::JoinHandle;
 
 use crate::bento::Bento;
 
-/// Longest a case may take. Each waits for Tor a few times.
-const CASE_DEADLINE: Duration = Duration::from_secs(120);
+/// Longest a case may take. Each waits for Tor a few times, and one watches a flow of a minute, if need be twice.
+const CASE_DEADLINE: Duration = Duration::from_secs(240);
 
 /// Longest one stream may take to open.
 pub(crate) const STREAM_DEADLINE: Duration = Duration::from_secs(30);
@@ -135,14 +135,23 @@ impl Drop for Web {
 
 /// Fetches `/` and gives the body.
 pub(crate) async fn fetch(socks: &Socks, host: &str, port: u16, isolation: &str) -> Result<String, SocksError> {
+    fetch_path(socks, host, port, "/", isolation).await
+}
+
+/// Fetches a path and gives the body.
+pub(crate) async fn fetch_path(socks: &Socks, host: &str, port: u16, path: &str, isolation: &str) -> Result<String, SocksError> {
     let mut stream = socks.connect(host, port, &Isolation::new(isolation), STREAM_DEADLINE).await?;
-    get(&mut stream, host).await.map_err(SocksError::Broken)
+    get_path(&mut stream, host, path).await.map_err(SocksError::Broken)
 }
 
 /// Speaks one HTTP exchange over a stream.
 pub(crate) async fn get(stream: &mut Stream, host: &str) -> std::io::Result<String> {
+    get_path(stream, host, "/").await
+}
+
+async fn get_path(stream: &mut Stream, host: &str, path: &str) -> std::io::Result<String> {
     let exchange = async {
-        stream.write_all(format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
         let mut reply = String::new();
         stream.read_to_string(&mut reply).await?;
         Ok(reply.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod cover;
 mod shard;
 
 use std::{path::PathBuf, time::Duration};
@@ -8,6 +9,7 @@ use bento::AgeRecipient;
 use bento_proto::{Size, Span, exit_policy::Rule};
 use clap::{Parser, Subcommand, builder::styling};
 
+pub(crate) use cover::{Cover, CoverRun};
 pub(crate) use shard::{Shard, ShardCheck, ShardGet, ShardPut, ShardRenew, ShardRepair, ShardRm};
 
 const EXAMPLES: &str = "\
@@ -99,6 +101,13 @@ pub(crate) enum Command {
     /// Fetch a page that `bento browse --offline` sent for, or list those that are awaited
     #[command(after_help = "Examples:\n  bento collect\n  bento collect www.torproject.org -o page.html\n  bento collect --list")]
     Collect(Collect),
+    /// Keep a flow that looks the same whether anything is done or not, and browse in it
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:\n  bento cover run anna --for 30min\n  bento browse example.org --cover\n  bento cover status"
+    )]
+    Cover(Cover),
     /// Leave files on a node for others to fetch, and fetch them
     #[command(
         subcommand,
@@ -282,6 +291,9 @@ pub(crate) struct Browse {
     /// Use the function in this directory in place of the one that came with this program
     #[arg(long, value_name = "DIR")]
     pub(crate) function: Option<PathBuf>,
+    /// Fetch it in a flow that `bento cover run` keeps: nothing is sent but what the flow sends anyway
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "cover", conflicts_with_all = ["node", "bucket", "sizes", "connect", "function", "offline"])]
+    pub(crate) cover: Option<String>,
     /// Leave right after asking: the page is left, padded and encrypted, in a Dropbox on another node, for `bento collect`
     #[arg(long, conflicts_with_all = ["output", "force", "warc"])]
     pub(crate) offline: bool,
@@ -419,8 +431,8 @@ mod tests {
     fn the_command_line_is_consistent_and_every_command_has_examples() {
         Args::command().debug_assert();
         let all = Args::command();
-        let below = |name| all.find_subcommand(name).unwrap().get_subcommands();
-        for command in all.get_subcommands().chain(below("dropbox")).chain(below("shard")) {
+        let below = ["cover", "dropbox", "shard"].map(|name| all.find_subcommand(name).unwrap().get_subcommands());
+        for command in all.get_subcommands().chain(below.into_iter().flatten()) {
             assert!(command.get_after_help().is_some(), "{}", command.get_name());
             assert!(!command.get_about().unwrap().to_string().ends_with('.'));
         }
