@@ -1,0 +1,5 @@
+//! What is judged of a simulator's evidence, and a host between a client and a conclave that tries everything.
+
+mod judge;
+mod snp;
+mod support;
