@@ -60,7 +60,6 @@ pub struct Simulator {
     pretence: Pretence,
     chain: Chain,
     collateral: DcapCollateral,
-    answer: Option<Vec<u8>>,
 }
 
 impl Pretence {
@@ -89,7 +88,7 @@ impl Simulator {
         let format = if format == Format::Sgx { Format::Sgx } else { Format::Tdx };
         let chain = Chain::new(&pretence)?;
         let collateral = collateral::make(format, &chain, &pretence)?;
-        Ok(Self { format, pretence, chain, collateral, answer: None })
+        Ok(Self { format, pretence, chain, collateral })
     }
 
     /// Its root (DER), which a client must be given by hand.
@@ -120,9 +119,9 @@ impl Simulator {
         )
     }
 
-    /// From now on gives this instead of quotes, as a host between a conclave and its hardware could.
-    pub fn answer_with(&mut self, answer: Option<Vec<u8>>) {
-        self.answer = answer;
+    /// From now on the same machine runs something else.
+    pub fn run(&mut self, code: [u8; 32], debug: bool) {
+        (self.pretence.code, self.pretence.debug) = (code, debug);
     }
 
     /// A quote over these 64 bytes, whatever they are.
@@ -140,9 +139,6 @@ impl Source for Simulator {
     }
 
     fn quote(&mut self, asked: &[u8; 64]) -> Result<Vec<u8>, NoEvidence> {
-        if let Some(answer) = &self.answer {
-            return Ok(answer.clone());
-        }
         self.sign(asked).map_err(|trouble| NoEvidence::Unknown(trouble.to_string()))
     }
 }
