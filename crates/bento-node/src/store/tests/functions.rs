@@ -254,3 +254,73 @@ fn with_a_directory_that_stays() {
     let registry = Registry::open(&state).unwrap();
     assert_eq!(registry.all().unwrap().len(), 1);
 }
+
+#[test]
+fn after_a_long_time_off_nothing_goes_for_being_over_before_the_clock_is_believed() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let (state, now) = (directory(), SystemTime::now());
+    let open = |now| Registry::open_at(state.path(), now).unwrap();
+    let links = || {
+        let other = directory();
+        copy(state.path(), other.path());
+        let base = rusqlite::Connection::open(other.path().join("functions.db")).unwrap();
+        base.query_row("SELECT count(*) FROM links", [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    let link = |registry: &Registry, record: &Record, n: u8, ends| {
+        registry.link(NewLink { digest: [n; 32], secret: [n; 32], function: record.id, key: &key(2), ends }).unwrap();
+    };
+    let registry = open(now);
+    assert!(registry.is_sure());
+    let (soon, later, stays) =
+        (add_until(&registry, 1, now + HOUR / 2), add_until(&registry, 4, now + HOUR), add_until(&registry, 2, now + 100 * HOUR));
+    registry.see(now).unwrap();
+    drop(registry);
+    // After a short time off, what is over goes at once.
+    let registry = open(now + HOUR / 2);
+    assert!(registry.is_sure() && matches!(registry.head(soon.id, &key(1)), Err(StoreError::Missing)));
+    registry.see(now + HOUR / 2).unwrap();
+    drop(registry);
+    // After a long one, or if the clock was set back, it may be wrong; and what it says then is not remembered.
+    for wrong in [now + 2 * HOUR, now - 2 * HOUR, now + 2 * HOUR] {
+        let registry = open(wrong);
+        assert!(!registry.is_sure());
+        registry.see(wrong).unwrap();
+        assert_eq!(registry.head(later.id, &key(4)).unwrap(), head(4));
+        assert_eq!(registry.all().unwrap().len(), 2);
+    }
+    let registry = open(now + 2 * HOUR);
+    link(&registry, &stays, 1, now - HOUR);
+    link(&registry, &stays, 2, now + HOUR);
+    assert_eq!(links(), 2);
+    registry.believe();
+    link(&registry, &stays, 3, now + HOUR);
+    assert_eq!(links(), 2);
+    registry.see(now + 2 * HOUR).unwrap();
+    drop(registry);
+    let registry = open(now + 2 * HOUR);
+    assert!(registry.is_sure());
+    assert_eq!(registry.all().unwrap(), [stays]);
+}
+
+#[test]
+fn a_list_of_a_node_that_did_not_remember_the_time_is_read_all_the_same() {
+    let state = directory();
+    let registry = Registry::open(state.path()).unwrap();
+    let record = add(&registry, 2);
+    drop(registry);
+    let base = rusqlite::Connection::open(state.path().join("functions.db")).unwrap();
+    base.execute_batch("DROP TABLE clock").unwrap();
+    drop(base);
+    let registry = Registry::open(state.path()).unwrap();
+    assert!(!registry.is_sure());
+    assert_eq!(registry.all().unwrap(), [record]);
+    registry.believe();
+    registry.see(SystemTime::now()).unwrap();
+    drop(registry);
+    assert!(Registry::open(state.path()).unwrap().is_sure());
+    // Any other table that is missing is damage.
+    let base = rusqlite::Connection::open(state.path().join("functions.db")).unwrap();
+    base.execute_batch("DROP TABLE links").unwrap();
+    drop(base);
+    is_damaged(Registry::open(state.path()).map(drop));
+}
