@@ -29,6 +29,7 @@ pub mod process;
 pub mod remote;
 mod said;
 pub mod seal;
+pub mod sending;
 pub mod share;
 pub mod store;
 mod storing;

@@ -20,7 +20,7 @@ use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 use tokio::{
     net::UnixStream,
-    sync::{OwnedSemaphorePermit, oneshot},
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
     task::JoinSet,
     time::{Duration, Instant, timeout},
 };
@@ -34,6 +34,7 @@ use crate::{
     jail::{self, ENDED_DEADLINE, Jail, Ready, Trouble, cpu_of},
     link::{Call, CallError, CallErrorKind, FRAME_BYTES_MAX, FromFunction, Link, ToFunction, Violation, stream_pair},
     remote::{self, Begun},
+    sending::Sending,
     share::Held,
     store::{StoreError, Vault},
     storing::{self, Writers},
@@ -88,6 +89,7 @@ struct Slots {
 struct Slot {
     outcome: oneshot::Sender<Outcome>,
     declared: Arc<Declared>,
+    sends: mpsc::Sender<Sending>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -102,6 +104,8 @@ pub struct Invocation {
     pub outcome: oneshot::Receiver<Outcome>,
     /// What was said of the output.
     pub declared: Arc<Declared>,
+    /// Stored bytes that the function puts into the output.
+    pub sends: mpsc::Receiver<Sending>,
     /// Where it runs.
     pub process: Arc<Process>,
 }
@@ -173,7 +177,9 @@ impl Process {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (outcome, receiver) = oneshot::channel();
         let declared = Arc::new(Declared::default());
-        let slot = Slot { outcome, declared: Arc::clone(&declared), _permit: permit };
+        // One at a time: whoever sends waits until it is sent.
+        let (sender, sends) = mpsc::channel(1);
+        let slot = Slot { outcome, declared: Arc::clone(&declared), sends: sender, _permit: permit };
         match &mut *self.slots() {
             Some(slots) => slots.open.insert(number, slot),
             None => return Ok(None),
@@ -199,7 +205,7 @@ impl Process {
                 return Err(io::Error::other(violation));
             }
         }
-        Ok(Some(Invocation { number, stream, outcome: receiver, declared, process: Arc::clone(self) }))
+        Ok(Some(Invocation { number, stream, outcome: receiver, declared, sends, process: Arc::clone(self) }))
     }
 
     /// Tells the function that nobody waits for an invocation any more.

@@ -24,6 +24,7 @@ pub const CALLS: &[&str] = &[
     "store.get",
     "store.list",
     "store.put",
+    "store.send",
     "store.usage",
     "tor.accept",
     "tor.circuit",

@@ -22,7 +22,8 @@ PART_BYTES = 4 * 1024 * 1024
 """How much of an upload becomes durable at once, and the most that one keeps in memory."""
 
 RESERVE_BYTES = 8 * 1024 * 1024
-"""Bytes of a download that are counted before they are sent: at most so many are counted in vain when the node is killed."""
+"""Bytes of a download that are counted before they are sent: at most so many are counted in vain when the node is killed. They go from the
+store to the reader, and are never here."""
 
 META_BYTES_MAX = 4_096
 """Longest metadata. They are the client's, encrypted or not."""
@@ -386,10 +387,16 @@ def _sent(api, drop: str, offset: int, length: int | None, pad: "int | list[int]
     try:
         api.output.type("application/octet-stream", name)
         api.output.length(count)
-        for piece in _pieces(api, drop, record, offset, end, None if pad is None else total):
+        for piece in _pieces(record, offset, end, None if pad is None else total):
             meter.before(len(piece))
-            api.output.write(piece)
-            meter.after(len(piece))
+            before = api.output.written
+            try:
+                if isinstance(piece, range):
+                    api.output.write_stored(f"c/{drop}", piece.start, len(piece))
+                else:
+                    api.output.write(piece)
+            finally:
+                meter.after(api.output.written - before)
     finally:
         meter.close()
 
@@ -440,18 +447,17 @@ def _promise(drop: str, count: int) -> None:
         _promised[drop] = total
 
 
-def _pieces(api, drop: str, record: dict, offset: int, end: int, padded: int | None):
-    """The bytes of a drop from offset to end; `padded`: of its padded form, which has so many bytes."""
+def _pieces(record: dict, offset: int, end: int, padded: int | None):
+    """What a drop has from offset to end: bytes, or a range of what is stored. `padded`: of its padded form, which has so many bytes."""
     start = 0
     if padded is not None:
         header = padding.header(record["size"], bytes.fromhex(record["sha256"]))
         start = len(header)
         if offset < min(start, end):
             yield header[offset:end]
-    first, last = max(offset, start) - start, min(end - start, record["size"])
-    if first < last:
-        with api.store.open(f"c/{drop}", first, last - first) as file:
-            yield from file
+    stored = range(max(offset, start) - start, min(end - start, record["size"]))
+    for at in range(0, len(stored), RESERVE_BYTES):
+        yield stored[at : at + RESERVE_BYTES]
     zeros = end - max(offset, start + record["size"])
     while zeros > 0:
         yield bytes(min(65_536, zeros))

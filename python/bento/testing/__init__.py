@@ -203,6 +203,8 @@ class FakeApi(Api):
             self._manifest.check_call(name)
         if name == "net.connect":
             return self._connect(arguments["host"], arguments["port"])
+        if name == "store.send":
+            return self.kept.send(self._stream.sendall, **arguments), None
         if name.startswith("store."):
             return self.kept.answer(name, arguments)
         if name.startswith("nodes."):

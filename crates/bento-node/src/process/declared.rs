@@ -4,9 +4,13 @@ use std::sync::{Arc, OnceLock};
 
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::sync::mpsc;
 
-use super::Process;
-use crate::link::{Call, CallError, CallErrorKind};
+use super::{Process, Slot};
+use crate::{
+    link::{Call, CallError, CallErrorKind},
+    sending::Sending,
+};
 
 /// What a function says of an invocation's output before its first byte.
 #[derive(Debug, Default)]
@@ -29,9 +33,18 @@ pub struct Kind {
 impl Process {
     /// What was said of the output of the invocation that makes a call.
     fn declared(&self, call: &Call) -> Result<Arc<Declared>, CallError> {
+        self.slot_of(call, |slot| Arc::clone(&slot.declared))
+    }
+
+    /// Where stored bytes are put into the output of the invocation that makes a call.
+    pub(crate) fn output_of(&self, call: &Call) -> Result<mpsc::Sender<Sending>, CallError> {
+        self.slot_of(call, |slot| slot.sends.clone())
+    }
+
+    fn slot_of<T>(&self, call: &Call, look: impl FnOnce(&Slot) -> T) -> Result<T, CallError> {
         let slots = self.slots();
         let slot = call.invocation.zip(slots.as_ref()).and_then(|(number, slots)| slots.open.get(&number));
-        slot.map(|slot| Arc::clone(&slot.declared)).ok_or_else(|| CallError::new(CallErrorKind::BadCall, "there is no such invocation"))
+        slot.map(look).ok_or_else(|| CallError::new(CallErrorKind::BadCall, "there is no such invocation"))
     }
 
     pub(super) fn declare_length(&self, call: &Call) -> Result<Value, CallError> {

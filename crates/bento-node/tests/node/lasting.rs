@@ -20,6 +20,13 @@ def append(api, name):
 def get(api, name, offset=0, length=None):
     api.output.write(api.store.get(name, offset, length))
 
+def send(api, name, offset=0, length=None, before="", after="", declared=None):
+    if declared is not None:
+        api.output.length(declared)
+    api.output.write(before.encode())
+    count = api.output.write_stored(name, offset, length)
+    api.output.write(after.format(count).encode())
+
 def names(api, prefix=""):
     api.output.write(" ".join(f"{entry.name}:{entry.size}" for entry in api.store.list(prefix)).encode())
 
@@ -101,6 +108,71 @@ async fn what_was_stored_is_there_after_the_node_was_killed_and_what_was_not_com
     assert_eq!(usage, format!("{} {}", 25 + 1024, 4 << 20), "what is deleted or was not committed counts no more");
     assert_eq!(function.status().await.storage_used.as_bytes(), 25 + 1024);
 }
+
+#[tokio::test]
+async fn what_is_stored_goes_straight_to_the_output_in_its_place_and_as_much_as_was_declared() {
+    let node = Node::start(POLICY, "");
+    let function = installed_at(node.address, STORES, NOTES).await;
+    let large: Vec<u8> = (0..1_000_000u32).flat_map(|number| number.to_le_bytes()).take(1_500_000).collect();
+    assert_eq!(function.invoke_with("put", &args("large"), large.clone()).await.body, "1500000");
+    assert_eq!(function.invoke_with("put", &args("small"), "small").await.body, "5");
+    let send = async |arguments: &str| function.invoke("send", &format!("{{{arguments}}}")).await;
+
+    let whole = send(r#""name": "large", "before": "before ", "after": " after {}""#).await;
+    assert!(whole.whole && whole.body == [b"before ", &large[..], b" after 1500000"].concat());
+    assert_eq!(send(r#""name": "large", "offset": 65530, "length": 70000, "declared": 70000"#).await.body, large[65_530..135_530]);
+    assert_eq!(send(r#""name": "small", "offset": 1, "length": 9, "after": " {}""#).await.body, "mall 4");
+    assert_eq!(send(r#""name": "small", "offset": 9, "after": "{}""#).await.body, "0");
+    assert!(send(r#""name": "another""#).await.problem().detail.contains("Missing"));
+    // The client is told that it is not whole.
+    let more = send(r#""name": "large", "before": "before", "declared": 1500000"#).await;
+    assert!(!more.whole);
+    let less = send(r#""name": "large", "declared": 1500001"#).await;
+    assert!(!less.whole);
+    // It counts as what the function sends, and not as what it stores.
+    let status = function.status().await;
+    assert!((4_500_000..6_500_000).contains(&status.traffic_used.as_bytes()), "{}", status.traffic_used);
+    // Who may store and read may not do this for that.
+    let calls = "storage = \"4 MiB\"\ncalls = [\"store.put\", \"store.get\"]";
+    let code = "def both(api):\n    api.store.put('a', b'x')\n    api.output.write_stored('a')\n";
+    assert!(run(node.address, calls, code, "both", b"").await.problem().detail.contains("does not ask for the call `store.send`"));
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_what_is_sent_and_the_function_goes_on() {
+    let node = Node::start(POLICY, "");
+    let function =
+        installed_at(node.address, "storage = \"4 MiB\"\ntraffic = \"64 MiB\"\ninvocations = 2\ncalls = [\"store.*\"]", LEAVES).await;
+    assert!(function.invoke_with("put", "{}", vec![7; 3 << 20]).await.whole);
+    let token = format!("Bearer {}", function.invocation.reveal());
+    let sending = crate::support::start(node.address, "POST", "/v1/invoke/send", &[("authorization", &token)], "").await;
+    assert_eq!(sending.status(), 200);
+    drop(sending);
+    // Waits for the other invocation to be told.
+    assert_eq!(function.invoke("ended", "{}").await.body, "BrokenPipeError");
+}
+
+const LEAVES: &str = r#"
+import threading
+
+told = threading.Event()
+why = []
+
+def put(api):
+    api.store.put("large", api.input.read())
+
+def send(api):
+    try:
+        while True:
+            api.output.write_stored("large")
+    except OSError as error:
+        why.append(type(error).__name__)
+        told.set()
+
+def ended(api):
+    assert told.wait(60)
+    api.output.write(why[0].encode())
+"#;
 
 #[tokio::test]
 async fn a_function_stores_what_it_was_granted_and_not_a_byte_more() {
