@@ -44,9 +44,9 @@ def measure(rounds: int = ROUNDS) -> None:
     programs = build("bento", "bento-node", "bento-jail", "testnet")
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bento-bench-")))
-        network = _network(stack, programs, directory)
-        site = _site(stack, network, directory)
-        node = _node(stack, programs, network, directory)
+        network = start_network(stack, programs, directory)
+        site = start_site(stack, network, directory)
+        node = start_node(stack, programs, network, directory)
         socks = network["socks"].rpartition(":")
         client = _Client(programs, directory, node, network["socks"])
         meter = _Meter(stack, network)
@@ -175,14 +175,16 @@ class _Meter:
                 return told
 
 
-def _network(stack: ExitStack, programs: Path, directory: Path) -> dict:
+def start_network(stack: ExitStack, programs: Path, directory: Path) -> dict:
+    """Brings a private network up, with the names of the website in it."""
     names = [f"--name={name}={address}" for name, address in (SITE, SECOND)]
     words = [programs / "testnet", "up", "--until-stdin-closes", *names, f"--certificate={SITE[0]},{SECOND[0]}"]
     network = stack.enter_context(Program("testnet", list(map(str, words)), directory / "testnet.log"))
     return json.loads(network.wait_for(r"^\{.*\}$", UP_SECONDS_MAX).group())
 
 
-def _site(stack: ExitStack, network: dict, directory: Path) -> dict:
+def start_site(stack: ExitStack, network: dict, directory: Path) -> dict:
+    """Starts the website; its addresses by scheme."""
     # An ordinary user cannot have the usual ports; then others do.
     usual = True
     try:
@@ -198,7 +200,8 @@ def _site(stack: ExitStack, network: dict, directory: Path) -> dict:
     return {scheme: f"{scheme}://{SITE[0]}{'' if usual else f':{port}'}/" for scheme, port in ports.items()}
 
 
-def _node(stack: ExitStack, programs: Path, network: dict, directory: Path) -> str:
+def start_node(stack: ExitStack, programs: Path, network: dict, directory: Path) -> str:
+    """Starts a node with egress `direct`; its address."""
     home = directory / "node"
     home.mkdir(mode=0o700)
     lines = json.dumps(Path(network["torrc"]).read_text().splitlines())

@@ -110,9 +110,9 @@ def send(
     elif shape == "poisson":
         shapes = [lines.Poisson(_rate(rate), draw) for _ in range(circuits)]
     elif shape == "maybenot":
-        from machines import Machines
+        from machines import Machined
 
-        shapes = [Machines(api, machines or []) for _ in range(circuits)]
+        shapes = [Machined(one) for one in api.maybenot.start(machines or [], circuits)]
     else:
         raise ValueError("a shape is `constant`, `poisson` or `maybenot`")
     # What goes to itself passes this function twice, and what comes back does so again.

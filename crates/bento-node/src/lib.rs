@@ -20,6 +20,7 @@ pub mod keep;
 pub mod lease;
 pub mod link;
 mod links;
+mod machines;
 pub mod meter;
 pub mod node;
 pub mod places;

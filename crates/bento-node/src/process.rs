@@ -29,6 +29,7 @@ use crate::{
     container::Container,
     jail::{self, ENDED_DEADLINE, Jail, Ready, Trouble, cpu_of},
     link::{Call, CallError, CallErrorKind, FRAME_BYTES_MAX, FromFunction, Link, Load, ToFunction, Violation, stream_pair},
+    machines::{self, Machines},
     meter::{self, Way},
     remote::{self, Begun},
     share::Held,
@@ -61,6 +62,8 @@ pub struct Process {
     vault: tokio::sync::OnceCell<Vault>,
     /// What it is writing to its store.
     pub(crate) writers: Writers,
+    /// Its Maybenot machines.
+    machines: Machines,
     /// Raised when it does not read its socket: it is then ended.
     deaf: CancellationToken,
     /// Raised when the process has ended and all its invocations know.
@@ -145,6 +148,7 @@ impl Process {
             key,
             vault: tokio::sync::OnceCell::new(),
             writers: Writers::default(),
+            machines: Machines::default(),
             deaf: CancellationToken::new(),
             gone: CancellationToken::new(),
         });
@@ -409,6 +413,12 @@ impl Process {
                             });
                         }
                     },
+                    name if machines::serves(name) => {
+                        if name == "maybenot.start" {
+                            pace.wait(machines::START_BYTES).await;
+                        }
+                        answer_call(&self.link, call.number, self.machines.serve(container, &call), None).await?;
+                    }
                     _ => {
                         let error = CallError::new(CallErrorKind::BadCall, "there is no such call");
                         answer_call(&self.link, call.number, Err(error), None).await?;

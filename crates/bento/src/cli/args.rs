@@ -8,7 +8,7 @@ use bento::AgeRecipient;
 use bento_proto::{Size, Span, exit_policy::Rule};
 use clap::{Parser, Subcommand, builder::styling};
 
-pub(crate) use cover::{Cover, CoverRun};
+pub(crate) use cover::{Cover, CoverRun, CoverSend, CoverShape};
 
 const EXAMPLES: &str = "\
 Examples:
