@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bento.links import Links
+    from bento.maybenot import Maybenot
     from bento.nodes import Nodes
     from bento.store import Store
     from bento.streams import Data, Exchange
@@ -322,6 +323,15 @@ class Api:
 
             self._parts["nodes"] = Nodes(self._ask)
         return self._parts["nodes"]
+
+    @property
+    def maybenot(self) -> "Maybenot":
+        """State machines of traffic analysis defences."""
+        if "maybenot" not in self._parts:
+            from bento.maybenot import Maybenot
+
+            self._parts["maybenot"] = Maybenot(self._ask)
+        return self._parts["maybenot"]
 
     @property
     def link(self) -> "Links":

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
+pub mod broker;
 pub mod cgroup;
 pub mod check;
 pub mod config;
@@ -20,6 +21,7 @@ pub mod keep;
 pub mod lease;
 pub mod link;
 mod links;
+mod machines;
 pub mod meter;
 pub mod node;
 pub mod places;

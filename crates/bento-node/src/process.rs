@@ -30,9 +30,11 @@ use bento_jail::Report;
 use bento_proto::{Bound, Outcome, Refusal, SealKey, limits};
 
 use crate::{
+    broker::{self, Broker},
     container::Container,
     jail::{self, ENDED_DEADLINE, Jail, Ready, Trouble, cpu_of},
     link::{Call, CallError, CallErrorKind, FRAME_BYTES_MAX, FromFunction, Link, ToFunction, Violation, stream_pair},
+    machines::{self, Machines},
     remote::{self, Begun},
     sending::Sending,
     share::Held,
@@ -70,6 +72,10 @@ pub struct Process {
     /// What it is writing to its store.
     pub(crate) writers: Writers,
     account: Account,
+    /// Its Maybenot machines.
+    machines: Machines,
+    /// What it has of Tor.
+    broker: Broker,
     /// Raised when it does not read its socket: it is then ended.
     deaf: CancellationToken,
     /// Raised when the process has ended and all its invocations know.
@@ -140,6 +146,8 @@ impl Process {
             vault: tokio::sync::OnceCell::new(),
             writers: Writers::default(),
             account: Account::default(),
+            machines: Machines::default(),
+            broker: node.tor.broker(container),
             deaf: CancellationToken::new(),
             gone: CancellationToken::new(),
         });
@@ -206,6 +214,11 @@ impl Process {
             }
         }
         Ok(Some(Invocation { number, stream, outcome: receiver, declared, sends, process: Arc::clone(self) }))
+    }
+
+    /// What it has of Tor.
+    pub(crate) fn broker(&self) -> &Broker {
+        &self.broker
     }
 
     /// Tells the function that nobody waits for an invocation any more.
@@ -284,6 +297,7 @@ impl Process {
         jail.kill().await;
         calls.shutdown().await;
         self.writers.clear();
+        self.broker.close().await;
         let slots = self.slots().take();
         self.gone.cancel();
         for slot in slots.into_iter().flat_map(|slots| slots.open.into_values()) {
@@ -327,6 +341,16 @@ impl Process {
                             });
                         }
                     },
+                    name if broker::serves(name) => match broker::permit(container) {
+                        Err(error) => answer_call(&self.link, call.number, Err(error), None).await?,
+                        Ok(permits) => {
+                            let (process, container) = (Arc::clone(self), Arc::clone(container));
+                            calls.spawn(async move {
+                                broker::serve(&process, &container, &call).await;
+                                drop(permits);
+                            });
+                        }
+                    },
                     name if remote::serves(name) => match remote::permit(container, name) {
                         Err(error) => answer_call(&self.link, call.number, Err(error), None).await?,
                         Ok(permits) => {
@@ -337,6 +361,12 @@ impl Process {
                             });
                         }
                     },
+                    name if machines::serves(name) => {
+                        if name == "maybenot.start" {
+                            pace.wait(machines::START_BYTES).await;
+                        }
+                        answer_call(&self.link, call.number, self.machines.serve(container, &call), None).await?;
+                    }
                     _ => {
                         let error = CallError::new(CallErrorKind::BadCall, "there is no such call");
                         answer_call(&self.link, call.number, Err(error), None).await?;

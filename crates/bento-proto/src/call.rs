@@ -10,6 +10,9 @@ use crate::lines::from_text;
 pub const CALLS: &[&str] = &[
     "link.end",
     "link.make",
+    "maybenot.end",
+    "maybenot.start",
+    "maybenot.trigger",
     "net.connect",
     "nodes.install",
     "nodes.installed",

@@ -28,7 +28,7 @@ pub use body::Input;
 pub use browse::{Browse, Kind, Missing, Page, Sizes, SizesError};
 pub use call::Call;
 pub use client::{Bounds, Client, Stage};
-pub use cover::{Asker, CoverError, CoverPlan, Flow, Pace, PlanError, Progress, Reply};
+pub use cover::{Asker, CoverError, CoverPlan, CoverTraffic, Flow, FlowProgress, Pace, PlanError, Reply, Sent, Shape};
 pub use detached::{Fetched, OutputId};
 pub use dropbox::{
     AgeIdentity, AgeRecipient, Announcement, Download, DropError, DropId, DropLink, DropRefusal, Dropbox, FileKey, LinkError, Locked,

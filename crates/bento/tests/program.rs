@@ -110,7 +110,7 @@ fn the_help_of_every_command() {
     let mut home = Home::new(good);
     home.see("");
     home.see("--help");
-    let cover = ["cover", "cover run", "cover status"];
+    let cover = ["cover", "cover run", "cover send", "cover status"];
     let dropbox = ["dropbox", "dropbox put", "dropbox get", "dropbox list", "dropbox rm"];
     for command in ["nodes", "policy", "install", "invoke", "output", "renew", "run", "status", "shutdown", "browse"]
         .into_iter()
@@ -146,6 +146,10 @@ fn a_bad_command_line_says_what_and_what_next() {
         "cover run NODE --ramp 20min",
         "cover run NODE --low-data --rate 4KiB/s",
         "cover run NODE --name 'Not A Name'",
+        "cover send NODE --circuits 101",
+        "cover send NODE --frames 0",
+        "cover send NODE --machine 02e --shape poisson",
+        "cover send NODE --sink NODE --to 192.0.2.7:9000",
         "dropbox put nowhere --node NODE",
         "dropbox put hello --node NODE",
         "dropbox put hello/function.py --at dropbox",

@@ -18,6 +18,10 @@ from bento.api import check_ran
 from bento.testing.answers import Failure, received, served
 from bento.testing.store import FakeStore
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from bento.testing.tor import FakeTor
+
 _numbers = itertools.count(1)
 _loading = threading.Lock()
 
@@ -48,15 +52,18 @@ class Installed:
 
 
 class FakeNode:
-    """Another node.
+    """Another node, with this Tor.
 
     `down`: whether it can be reached at all. `functions` has what is installed there, by invocation token. `nodes`: the nodes that
     functions there reach. `before(method, arguments)` is called before each invocation; what it raises happens to the invocation: an
     `Unreachable` breaks its connection. `invoked` counts invocations by method.
     """
 
-    def __init__(self, name: str = "a node", *, nodes: "Mapping[str, FakeNode] | None" = None, functions_max: int = 50) -> None:
+    def __init__(
+        self, name: str = "a node", *, nodes: "Mapping[str, FakeNode] | None" = None, functions_max: int = 50, tor: "FakeTor | None" = None
+    ) -> None:
         self.name = name
+        self.tor = tor
         self.nodes = dict(nodes or {})
         self.functions_max = functions_max
         self.down = False
@@ -87,7 +94,7 @@ class FakeNode:
         try:
             if self.before is not None:
                 self.before(method, arguments)
-            api = FakeApi.from_manifest(function.directory, stream=stream, store=function.store, nodes=self.nodes, links=function.links)
+            api = FakeApi.from_manifest(function.directory, stream=stream, store=function.store, nodes=self.nodes, links=function.links, tor=self.tor)
             check_ran(getattr(function.module, method)(api, **arguments))
         except ConnectionError as error:
             return {"outcome": "lost", "text": str(error)}

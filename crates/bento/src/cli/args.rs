@@ -9,7 +9,7 @@ use bento::AgeRecipient;
 use bento_proto::{Size, Span, exit_policy::Rule};
 use clap::{Parser, Subcommand, builder::styling};
 
-pub(crate) use cover::{Cover, CoverRun};
+pub(crate) use cover::{Cover, CoverRun, CoverSend, CoverShape};
 pub(crate) use shard::{Shard, ShardCheck, ShardGet, ShardPut, ShardRenew, ShardRepair, ShardRm};
 
 const EXAMPLES: &str = "\

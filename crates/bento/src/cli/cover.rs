@@ -4,7 +4,7 @@ mod door;
 
 use std::time::{Duration, Instant};
 
-use bento::{Browse, CoverPlan, Flow, Page, PlanError, Progress, Standard, connecting_to};
+use bento::{Browse, CoverPlan, CoverTraffic, Flow, FlowProgress, Page, PlanError, Shape, Standard, connecting_to};
 use bento_proto::{Rate, Span, bundle::Bundle};
 use serde_json::json;
 use tokio::sync::watch;
@@ -34,6 +34,7 @@ const FETCH: u64 = 64 << 20;
 pub(crate) async fn run(context: &Context, command: args::Cover) -> Result<(), Failure> {
     match command {
         args::Cover::Run(args) => keep(context, args).await,
+        args::Cover::Send(args) => send(context, args).await,
         args::Cover::Status => status(context).await,
     }
 }
@@ -82,7 +83,7 @@ async fn keep(context: &Context, args: args::CoverRun) -> Result<(), Failure> {
         // It serves as long as it is driven.
         never = door.serve(&asker, told) => match never {},
     };
-    let Progress { received, carried, .. } = ended?;
+    let FlowProgress { received, carried, .. } = ended?;
     let text = format!("The flow with {name} has ended as planned: {received} bytes came, {carried} of them carried something.\n");
     context.say(
         &text,
@@ -129,6 +130,50 @@ fn chance() -> Result<f64, Failure> {
 
 fn of_second(bytes: u64, interval: Duration) -> u64 {
     (bytes as f64 / interval.as_secs_f64()).round() as u64
+}
+
+/// What machines may send if nothing else is said.
+const BUDGET: u64 = 16 << 20;
+
+/// Most machines, and most sinks.
+const MANY_MAX: usize = 4;
+
+/// Has a node send cover traffic.
+async fn send(context: &Context, args: args::CoverSend) -> Result<(), Failure> {
+    if args.machine.len() > MANY_MAX || args.sink.len() > MANY_MAX {
+        return Err(Failure::input(format!("there are at most {MANY_MAX} machines, and {MANY_MAX} sinks")));
+    }
+    let shape = match (args.machine.is_empty(), args.shape) {
+        (false, _) => Shape::Maybenot(args.machine, args.budget.unwrap_or(BUDGET)),
+        (true, args::CoverShape::Constant) => Shape::Constant(args.frames),
+        (true, args::CoverShape::Poisson) => Shape::Poisson(args.frames),
+    };
+    let sinks = args.sink.iter().map(|sink| Ok(context.node(sink)?.1)).collect::<Result<_, Failure>>()?;
+    let traffic = CoverTraffic { circuits: args.circuits, shape, run: args.run, sinks, to: args.to, back: args.back };
+    let bundle = traffic.bundle().map_err(|error| Failure::input(error.to_string()))?;
+    let (name, node) = context.node(&args.node)?;
+    let client = context.client(&node).await?;
+    let sending = traffic.send(&client, &node, &bundle, |sent| {
+        let open = sent.open;
+        context.show.now(&format!(
+            "{:.0} s: {open} circuits, {} frames sent, {} left out, {} bytes back",
+            sent.elapsed, sent.sent, sent.held, sent.received
+        ));
+    });
+    let sent = sending.await.map_err(|error| {
+        let mut failure = Failure::about(error, "cover", None);
+        if failure.status == REFUSED {
+            failure.hint = Some(format!(
+                "`bento policy {name}` shows what it allows: this needs some of `tor.*`, and fewer circuits or frames need less"
+            ));
+        }
+        failure
+    })?;
+    let text = format!(
+        "{name} sent {} of {} frames through {} circuits in {:.0} s; {} were left out, {} circuits broke, {} bytes came back.\n",
+        sent.sent, sent.due, args.circuits, sent.elapsed, sent.held, sent.lost, sent.received
+    );
+    context.say(&text, &json!(sent))
 }
 
 /// Shows the flows that run here.

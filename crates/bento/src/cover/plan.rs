@@ -24,13 +24,16 @@ const RATES: std::ops::RangeInclusive<u64> = 128..=1 << 20;
 const RUNS: std::ops::RangeInclusive<u64> = 60..=7 * 86_400;
 
 /// What the function itself asks to be left of its `traffic` (`OVERHEAD_BYTES` in `cover.py`).
-const OVERHEAD_BYTES: u64 = 256 * 1024;
+pub(super) const OVERHEAD_BYTES: u64 = 256 * 1024;
 
 /// CPU time of one frame at the node, in microseconds; `bench/run cover` measures it.
 const FRAME_CPU_US: u64 = 300;
 
 /// CPU time besides that.
 const CPU_SECONDS: u64 = 15;
+
+/// Its threads: for the flow both ways, for requests, and the runtime's.
+const PROCESSES: u32 = 16;
 
 /// Lifetime beyond the run: for the start, and for a network that makes it late.
 const SPARE_SECONDS: u64 = 180;
@@ -163,7 +166,13 @@ impl CoverPlan {
     /// # Errors
     /// When that makes no bundle.
     pub fn bundle(&self, browser: Option<Bundle>) -> Result<Bundle, BundleError> {
-        let mut cover = Standard::Cover.bundle()?;
+        // Its own manifest is for its other methods.
+        let mut cover = needing(Standard::Cover.bundle()?, |own| {
+            for key in ["calls", "installs", "circuits", "onion_services", "descriptors"] {
+                own.remove(key);
+            }
+            own.insert("processes".into(), PROCESSES.into());
+        })?;
         if let Some(browser) = browser {
             let needs = browser.manifest.needs.clone();
             cover.files.extend(browser.files.into_iter().map(|(name, content)| (format!("browser/{name}"), content)));
@@ -172,7 +181,7 @@ impl CoverPlan {
                 for (key, amount) in [("memory", needs.memory.to_string()), ("scratch", needs.scratch.to_string())] {
                     own.insert(key.into(), amount.into());
                 }
-                own.insert("processes".into(), needs.processes.max(16).into());
+                own.insert("processes".into(), needs.processes.max(PROCESSES).into());
                 own.insert("descriptors".into(), needs.descriptors.max(64).into());
                 own.insert("installs".into(), 4.into());
                 let calls = ["nodes.install", "nodes.invoke", "nodes.shutdown", "net.connect"];

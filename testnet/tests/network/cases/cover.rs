@@ -2,16 +2,21 @@
 
 use std::{
     process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use bento_tor::Managed;
 use testnet::{
-    bento::{SITE_NAME, SITE_RULE},
+    bento::{Node, SITE_NAME, SITE_RULE},
     observer::{Observer, critical_distance, distance, intervals},
 };
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    net::TcpListener,
     time::{sleep, timeout},
 };
 
@@ -24,6 +29,7 @@ pub(crate) const CASES: &[Case] = &[
     case!("who_watches_the_line_cannot_tell_when_a_flow_carries_a_page", flow),
     case!("who_watches_the_line_can_tell_when_a_page_comes_without_a_flow", no_flow),
     case!("what_a_flow_cannot_do_is_told_and_the_flow_goes_on", wrong),
+    case!("cover_traffic_goes_through_circuits_to_itself_to_sinks_and_out", send),
 ];
 
 /// What is counted at once: several frames, and some of them in any page's time.
@@ -224,5 +230,53 @@ async fn wrong(world: &World) -> Outcome {
     assert_eq!(timeout(Duration::from_secs(20), running.wait()).await??.code(), Some(130));
     let none = person.bento(&["cover", "status"]).await.good();
     assert!(none.text().contains("No flow runs here"), "{}", none.text());
+    Ok(())
+}
+
+/// A Maybenot machine of one state: pads 100 ms after each frame (`Machine::serialize`, version 2).
+const MACHINE: &str = "02eNptirENAEAIAp/J3nmcwrFtjFpoofEKjhDMi7cB0JWVho9vhvxSrwHNBw2/";
+
+async fn send(world: &World) -> Outcome {
+    let (bento, person) = (world.bento().await?, Person::new(world, "send"));
+    let offers = "calls = [\"tor.*\", \"maybenot.*\", \"nodes.*\"]";
+    let place = |name: &str| world.scratch.path().join(name);
+    let (sends, sink) = (place("node-sends"), place("node-sink"));
+    let (sends, sink) = tokio::try_join!(
+        Node::start(&world.network, &sends, "Sends", "tor", offers),
+        Node::start(&world.network, &sink, "Sink", "tor", offers)
+    )?;
+    let swallower = TcpListener::bind("127.80.0.3:0").await?;
+    let to = swallower.local_addr()?.to_string();
+    let swallowed = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&swallowed);
+    let swallowing = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = swallower.accept().await {
+            let count = Arc::clone(&count);
+            tokio::spawn(async move {
+                let mut chunk = [0; 4096];
+                while let Ok(bytes @ 1..) = stream.read(&mut chunk).await {
+                    count.fetch_add(bytes as u64, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    let to_itself = ["--shape", "poisson", "--frames", "10", "--back"];
+    let to_sinks = ["--sink", &sink.address, "--frames", "10"];
+    let out = ["--to", &to, "--machine", MACHINE];
+    for more in [&to_itself[..], &to_sinks[..], &out[..]] {
+        let arguments = [&["cover", "send", &sends.address, "--circuits", "3", "--for", "15 s", "--json"][..], more].concat();
+        let told = person.bento(&arguments).await.good().json();
+        eprintln!("testnet: {more:?}: {told}");
+        assert!(told["sent"].as_u64() > Some(150), "{told}");
+        assert_eq!(told["received"].as_u64() > Some(0), more.contains(&"--back"), "{told}");
+    }
+    // One frame of 498 bytes is one cell.
+    assert!(swallowed.load(Ordering::Relaxed) > 150 * 498);
+    swallowing.abort();
+    // A node that does not offer Tor to functions refuses before anything is built.
+    let refused = person.bento(&["cover", "send", &bento.tor.address]).await;
+    assert!(refused.status == Some(3) && refused.stderr.contains("tor."), "{}", refused.stderr);
+    sends.program.stop().await;
+    sink.program.stop().await;
     Ok(())
 }
