@@ -6,7 +6,9 @@
 mod admit;
 mod answers;
 mod bundle;
+mod channel;
 mod control;
+mod evidence;
 mod exit_policy;
 mod frames;
 mod http;
@@ -31,7 +33,9 @@ const TARGETS: &[(&str, Target)] = &[
     ("admit", admit::run),
     ("answers", answers::run),
     ("bundle", bundle::run),
+    ("channel", channel::run),
     ("control", control::run),
+    ("evidence", evidence::run),
     ("exit-policy", exit_policy::run),
     ("frames", frames::run),
     ("http", http::run),

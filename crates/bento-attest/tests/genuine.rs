@@ -420,16 +420,17 @@ fn reports_of_any_length_are_judged_or_refused_and_never_more_than_that() {
 
 #[test]
 fn changed_collateral_is_refused() {
+    type Change<'a> = &'a dyn Fn(&mut DcapCollateral);
     let Collateral::Dcap(good) = dcap("tdx_quote") else { panic!("Intel's") };
     let quote = read("dcap-qvl/tdx_quote");
     let policy = policy(TDX, &quote);
-    let try_with = |change: &dyn Fn(&mut DcapCollateral)| {
+    let try_with = |change: Change<'_>| {
         let mut changed = good.clone();
         change(&mut changed);
         judge(TDX, &quote, &Collateral::Dcap(changed), &policy, TDX_NOW)
     };
     assert!(try_with(&|_| ()).is_ok());
-    let changes: [(&str, &dyn Fn(&mut DcapCollateral)); 11] = [
+    let changes: [(&str, Change<'_>); 11] = [
         ("a level", &|c| c.tcb_info = c.tcb_info.replacen("OutOfDate", "UpToDate ", 1).replace("UpToDate ", "UpToDate")),
         ("a date", &|c| c.tcb_info = c.tcb_info.replace("2025-07-19", "2025-08-19")),
         ("the levels' signature", &|c| c.tcb_info_signature[40] ^= 1),

@@ -4,7 +4,6 @@
 //! is that for hardware, but a processor's own time for a quote is not in it.
 
 use std::error::Error;
-use std::future::Future;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -93,19 +92,17 @@ async fn copied(
     if count == bytes { Ok(began.elapsed()) } else { Err(format!("{count} of {bytes} bytes arrived").into()) }
 }
 
-fn write(mut writer: impl AsyncWrite + Send + Unpin + 'static, bytes: usize, pace: Option<f64>) -> impl Future<Output = Done> + Send {
-    async move {
-        let piece: Vec<u8> = (0..PIECE).map(|at| (at * 7 % 251) as u8).collect();
-        let began = tokio::time::Instant::now();
-        for sent in 0..bytes / PIECE {
-            if let Some(pace) = pace {
-                tokio::time::sleep_until(began + Duration::from_secs_f64((sent * PIECE) as f64 / pace)).await;
-            }
-            writer.write_all(&piece).await?;
+async fn write(mut writer: impl AsyncWrite + Unpin, bytes: usize, pace: Option<f64>) -> Done {
+    let piece: Vec<u8> = (0..PIECE).map(|at| (at * 7 % 251) as u8).collect();
+    let began = tokio::time::Instant::now();
+    for sent in 0..bytes / PIECE {
+        if let Some(pace) = pace {
+            tokio::time::sleep_until(began + Duration::from_secs_f64((sent * PIECE) as f64 / pace)).await;
         }
-        writer.shutdown().await?;
-        Ok(())
+        writer.write_all(&piece).await?;
     }
+    writer.shutdown().await?;
+    Ok(())
 }
 
 async fn read(mut reader: impl AsyncRead + Unpin) -> Done<usize> {

@@ -221,3 +221,51 @@ async fn write_message(stream: &mut (impl AsyncWrite + Unpin), doing: &'static s
     stream.write_all(&bytes).await.map_err(|source| Failed::Stream { doing, source })?;
     stream.flush().await.map_err(|source| Failed::Stream { doing, source })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kind::Format;
+
+    /// Whether a handshake between two ends with these prologues goes through.
+    fn agrees(client: &[u8], conclave: &[u8]) -> bool {
+        let key = ConclaveKey::generate().expect("a key");
+        let ours =
+            builder().expect("known").prologue(client).and_then(|b| b.remote_public_key(&key.public)).and_then(|b| b.build_initiator());
+        let theirs =
+            builder().expect("known").prologue(conclave).and_then(|b| b.local_private_key(&key.private)).and_then(|b| b.build_responder());
+        let (mut ours, mut theirs) = (ours.expect("an end"), theirs.expect("an end"));
+        let first = give(&mut ours).expect("a message");
+        take(&mut theirs, &first).is_ok() && take(&mut ours, &give(&mut theirs).expect("a message")).is_ok()
+    }
+
+    #[test]
+    fn a_handshake_fails_between_hardware_and_a_simulator_and_wherever_the_two_saw_something_else() {
+        let of = |kind, nonce, evidence: &[u8], hello: &[u8]| prologue(kind, &[nonce; 32], evidence, hello);
+        let (hardware, simulated) = (Kind::Hardware(Format::Tdx), Kind::Simulated(Format::Tdx));
+        let good = of(hardware, 1, b"evidence", b"hello");
+        assert!(agrees(&good, &of(hardware, 1, b"evidence", b"hello")));
+        for other in [
+            of(simulated, 1, b"evidence", b"hello"),
+            of(hardware, 2, b"evidence", b"hello"),
+            of(hardware, 1, b"Evidence", b"hello"),
+            of(hardware, 1, b"evidence", b"Hello"),
+        ] {
+            assert!(!agrees(&good, &other));
+        }
+    }
+
+    #[test]
+    fn a_handshakes_message_carries_nothing() {
+        let key = ConclaveKey::generate().expect("a key");
+        let end = |payload: &[u8]| {
+            let mut client = builder().expect("known").remote_public_key(&key.public).and_then(|b| b.build_initiator()).expect("an end");
+            let mut conclave = builder().expect("known").local_private_key(&key.private).and_then(|b| b.build_responder()).expect("an end");
+            let mut message = vec![0; HANDSHAKE_BYTES_MAX];
+            let length = client.write_message(payload, &mut message).expect("a message");
+            take(&mut conclave, &message[..length]).is_ok()
+        };
+        assert!(end(b""));
+        assert!(!end(b"before the conclave has shown its key"));
+    }
+}

@@ -32,6 +32,8 @@ pub(super) struct State {
     pub(super) provider: String,
     pub(super) absent: bool,
     pub(super) broken: bool,
+    /// Entries with the names that are tried next.
+    pub(super) left: usize,
     /// Written by another process right behind ours.
     pub(super) others_write: Option<[u8; 64]>,
     /// What the hardware answers, where it is not what was asked for.
@@ -83,7 +85,8 @@ impl Files for FakeTsm {
         if state.absent {
             return Err(ErrorKind::NotFound.into());
         }
-        if state.entries.contains_key(entry) {
+        if state.left > 0 || state.entries.contains_key(entry) {
+            state.left = state.left.saturating_sub(1);
             return Err(ErrorKind::AlreadyExists.into());
         }
         state.entries.insert(entry.into(), Entry::default());

@@ -9,6 +9,7 @@
 //! rmdir /sys/kernel/config/tsm/report/NAME
 //! ```
 
+use std::io::ErrorKind;
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,6 +17,9 @@ use super::{Files, NoEvidence, Source, checked, file, text};
 use crate::kind::{Format, Kind};
 
 pub(super) const DIRECTORY: &str = "/sys/kernel/config/tsm/report";
+
+/// Entries that a process of the same number may have left when it was killed.
+const LEFT_MAX: usize = 64;
 
 /// Makes entries of one process different.
 static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -47,8 +51,14 @@ impl<F: Files> Tsm<F> {
 
     /// Makes an entry, uses it, and removes it in any case.
     fn with_entry<T>(&mut self, act: impl FnOnce(&mut F, &str) -> Result<T, NoEvidence>) -> Result<T, NoEvidence> {
-        let entry = format!("{DIRECTORY}/bento-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        self.files.make(&entry).map_err(file("making an entry in configfs-tsm"))?;
+        let mut tries = 0;
+        let entry = loop {
+            let entry = format!("{DIRECTORY}/bento-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+            match self.files.make(&entry) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && tries < LEFT_MAX => tries += 1,
+                made => break made.map(|()| entry).map_err(file("making an entry in configfs-tsm"))?,
+            }
+        };
         let done = act(&mut self.files, &entry);
         let removed = self.files.remove(&entry).map_err(file("removing an entry of configfs-tsm"));
         done.and_then(|value| removed.map(|()| value))
@@ -115,6 +125,16 @@ mod tests {
         let fake = FakeTsm::new("tdx_guest\n", Format::Tdx);
         fake.set(|state| state.absent = true);
         assert!(matches!(Tsm::open(fake), Err(NoEvidence::File { doing: "making an entry in configfs-tsm", .. })));
+    }
+
+    #[test]
+    fn entries_that_a_killed_process_left_are_passed_over_and_too_many_are_an_error() {
+        let fake = FakeTsm::new("tdx_guest\n", Format::Tdx);
+        fake.set(|state| state.left = LEFT_MAX);
+        let mut source = Tsm::open(fake.clone()).expect("a provider");
+        assert!(source.quote(&[7; 64]).is_ok());
+        fake.set(|state| state.left = LEFT_MAX + 1);
+        assert!(matches!(source.quote(&[7; 64]), Err(NoEvidence::File { .. })));
     }
 
     #[test]

@@ -25,6 +25,8 @@ fn good() -> Collateral {
     collateral("vcek", "ask", "crl")
 }
 
+type Change = Box<dyn FnOnce(&mut [u8])>;
+
 /// A report that is good, but for one change, and signed.
 fn report(change: impl FnOnce(&mut [u8])) -> Vec<u8> {
     let mut report = vec![0; 1184];
@@ -82,7 +84,7 @@ fn a_good_report_is_accepted_by_the_strict_policy() {
 fn reports_that_say_too_much_or_too_little_are_refused() {
     let chain = |text: &str| Refused::Chain(text.into());
     let by_chip = "the report is not signed by a chip's key";
-    let cases: [(&str, Box<dyn FnOnce(&mut [u8])>, Refused); 12] = [
+    let cases: [(&str, Change, Refused); 12] = [
         ("debug", Box::new(|r| r[0x0a] |= 1 << 3), Refused::Debug),
         ("a migration agent allowed", Box::new(|r| r[0x0a] |= 1 << 2), Refused::Migratable),
         ("a migration agent", Box::new(|r| r[0x160] = 0), Refused::Migratable),
