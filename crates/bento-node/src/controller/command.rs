@@ -30,8 +30,8 @@ pub enum Command {
     AuthChallenge,
     /// End the connection.
     Quit,
-    /// Ask for values.
-    GetInfo(Vec<Key>),
+    /// Ask for values, by keys as they were written.
+    GetInfo(Vec<(String, Key)>),
     /// Ask for options.
     GetConf(Vec<String>),
     /// Set options.
@@ -191,7 +191,10 @@ impl Command {
             "QUIT" => Ok(Self::Quit),
             "PROTOCOLINFO" => protocol_info(&bare(rest)),
             "AUTHCHALLENGE" => Ok(Self::AuthChallenge),
-            "GETINFO" => few(&name, bare(rest)).map(|keys| Self::GetInfo(keys.iter().map(|key| Key::parse(key)).collect())),
+            "GETINFO" => {
+                let keys = few(&name, bare(rest))?.into_iter();
+                Ok(Self::GetInfo(keys.map(|text| (text.clone(), Key::parse(&text))).collect()))
+            }
             "GETCONF" => few(&name, bare(rest)).map(Self::GetConf),
             "SETCONF" => settings(arguments()?.words).map(Self::SetConf),
             "RESETCONF" => settings(arguments()?.words).map(Self::ResetConf),

@@ -12,7 +12,7 @@ pub enum Key {
     /// `version`: of the node's `tor`.
     Version,
     /// One whose answer is always the same.
-    Fixed(&'static str, &'static str),
+    Fixed(&'static str),
     /// `info/names`, `events/names`, `signal/names`, `features/names`: what there is.
     Names(&'static str),
     /// `circuit-status`: its circuits.
@@ -31,14 +31,14 @@ pub enum Key {
     Microdescriptor(Which),
     /// `desc/id/…`, `desc/name/…`: server descriptors, which a Tor client has none of.
     Descriptor(&'static str),
-    /// `consensus/valid-after` and the like.
-    Consensus(&'static str),
+    /// `consensus/valid-after`, `consensus/fresh-until`, `consensus/valid-until`: the first, second or third time of a consensus.
+    Consensus(usize),
     /// `hs/client/desc/id/…`: a descriptor that this function has fetched.
     Fetched(String),
     /// `fingerprint`, `address`: of a relay, or hidden; with Tor's words for it.
     Absent(&'static str),
-    /// Anything else, as it was written.
-    Unknown(String),
+    /// Anything else.
+    Unknown,
 }
 
 /// Which relays.
@@ -121,8 +121,8 @@ impl Key {
                 (false, None) => Which::Malformed,
             }
         };
-        if let Some((key, value)) = FIXED.iter().find(|(key, _)| *key == text) {
-            return Self::Fixed(key, value);
+        if let Some((_, value)) = FIXED.iter().find(|(key, _)| *key == text) {
+            return Self::Fixed(value);
         }
         match text {
             "version" => Self::Version,
@@ -139,9 +139,9 @@ impl Key {
             "network-liveness" => Self::Working(Working::Liveness),
             "ns/all" => Self::Status(Which::All),
             "md/all" => Self::Microdescriptor(Which::All),
-            "consensus/valid-after" => Self::Consensus("valid-after"),
-            "consensus/fresh-until" => Self::Consensus("fresh-until"),
-            "consensus/valid-until" => Self::Consensus("valid-until"),
+            "consensus/valid-after" => Self::Consensus(0),
+            "consensus/fresh-until" => Self::Consensus(1),
+            "consensus/valid-until" => Self::Consensus(2),
             "fingerprint" => Self::Absent("Not running in server mode"),
             "address" | "address/v4" | "address/v6" => Self::Absent("Address unknown"),
             _ => {
@@ -163,7 +163,7 @@ impl Key {
                 } else if after("ip-to-country/").is_some() {
                     Self::Absent("GeoIP data not loaded")
                 } else {
-                    Self::Unknown(text.to_owned())
+                    Self::Unknown
                 }
             }
         }
