@@ -7,6 +7,7 @@ mod admit;
 mod answers;
 mod bundle;
 mod control;
+mod controller;
 mod exit_policy;
 mod frames;
 mod http;
@@ -32,6 +33,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("answers", answers::run),
     ("bundle", bundle::run),
     ("control", control::run),
+    ("controller", controller::run),
     ("exit-policy", exit_policy::run),
     ("frames", frames::run),
     ("http", http::run),
