@@ -29,7 +29,7 @@ use super::{
 /// How long a function may leave its control connection unread.
 const WRITE_DEADLINE: Duration = Duration::from_secs(20);
 
-/// What a command costs; what is ahead of that by more than a burst waits. One that only asks takes a tenth of it.
+/// What a command costs; what is ahead of that by more than a burst waits. Ten times what reading and answering most of them takes.
 const COMMAND: Duration = Duration::from_micros(500);
 const BURST: Duration = Duration::from_millis(100);
 

@@ -26,8 +26,8 @@ use super::{
 use crate::link::{CallError, CallErrorKind};
 
 /// Events kept for a control connection that does not read. One that is further behind is closed: a script that waits for an event that was
-/// dropped would wait for ever.
-const EVENTS_MAX: usize = 1024;
+/// dropped would wait for ever. Sixteen circuits make a hundred at once; the longest, a descriptor, has 50 kB.
+const EVENTS_MAX: usize = 256;
 
 /// Control connections of one function at a time.
 const SESSIONS_MAX: usize = 8;
