@@ -29,7 +29,7 @@ pub fn run(data: &[u8]) {
     }
     let text = String::from_utf8_lossy(bytes);
     let created = std::time::UNIX_EPOCH + std::time::Duration::from_secs(u64::from(*cut) << 32);
-    let circuit = Circuit { id: 1, status: text.to_string(), path: text.to_string(), purpose: Default::default(), created };
+    let circuit = Circuit { id: 1, status: "BUILT", path: text.to_string(), purpose: Default::default(), created };
     let stream = Stream { id: 1, status: "NEW", circuit: 0, target: text.to_string() };
     for event in [
         Event::Circuit { circuit, reason: Some(text.to_string()) },

@@ -14,9 +14,6 @@ pub trait Backend: Send + Sync + 'static {
     /// With what is missing.
     fn permits(&self, call: &'static str) -> Result<(), CallError>;
 
-    /// Most circuits at a time.
-    fn circuits(&self) -> usize;
-
     /// Copies between the function's end of a stream and the far one until both have ended, counted and slowed.
     fn join(&self, function: UnixStream, far: Box<dyn Stream>) -> impl Future<Output = ()> + Send;
 
@@ -41,14 +38,14 @@ pub trait Backend: Send + Sync + 'static {
     /// When the consensus becomes valid, stops being fresh, and ends, in seconds since 1970.
     fn consensus(&self) -> impl Future<Output = Result<[u64; 3], CallError>> + Send;
 
-    /// A circuit whose relays the node chooses, once it is built.
-    fn circuit(&self) -> impl Future<Output = Result<Built, CallError>> + Send;
+    /// Begins a circuit whose relays the node chooses, and gives its number. What becomes of it is told.
+    fn circuit(&self) -> impl Future<Output = Result<u64, CallError>> + Send;
 
-    /// A circuit through these relays, once it is built.
-    fn path(&self, relays: &[String]) -> impl Future<Output = Result<Built, CallError>> + Send;
+    /// Begins a circuit through these relays.
+    fn path(&self, relays: &[String]) -> impl Future<Output = Result<u64, CallError>> + Send;
 
-    /// The circuit with these relays at its end; it is closed where that fails.
-    fn extend(&self, circuit: u64, relays: &[String]) -> impl Future<Output = Result<Built, CallError>> + Send;
+    /// Begins to make a circuit longer by these relays.
+    fn extend(&self, circuit: u64, relays: &[String]) -> impl Future<Output = Result<(), CallError>> + Send;
 
     /// Closes a circuit; one that is closed stays so.
     fn close_circuit(&self, circuit: u64) -> impl Future<Output = ()> + Send;
@@ -91,15 +88,6 @@ pub trait Backend: Send + Sync + 'static {
     fn happenings(&self) -> mpsc::Receiver<Happening>;
 }
 
-/// A circuit that is built.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Built {
-    /// The broker's number for it.
-    pub number: u64,
-    /// The fingerprints of its relays.
-    pub path: Vec<String>,
-}
-
 /// An onion service that was made.
 #[derive(Clone)]
 pub struct Service {
@@ -121,8 +109,8 @@ impl std::fmt::Debug for Service {
 /// What the broker tells.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Happening {
-    /// A circuit has ended, by its number, and why in Tor's word.
-    CircuitEnded(u64, String),
+    /// To a circuit, by its number.
+    Circuit(u64, Change),
     /// A directory has stored the descriptor of a service, or has not and why.
     Uploaded {
         /// The service's number.
@@ -132,4 +120,15 @@ pub enum Happening {
         /// Why not.
         failed: Option<String>,
     },
+}
+
+/// What has become of a circuit.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Change {
+    /// `LAUNCHED`, `EXTENDED`, `BUILT`, `FAILED` or `CLOSED`.
+    pub status: &'static str,
+    /// `$FINGERPRINT~nickname` of its relays so far, with commas between.
+    pub path: String,
+    /// Why it ended, in Tor's word.
+    pub reason: Option<String>,
 }

@@ -1,40 +1,45 @@
-//! EXTENDCIRCUIT, CLOSECIRCUIT, SETCIRCUITPURPOSE: circuits under the numbers of one function.
+//! EXTENDCIRCUIT, CLOSECIRCUIT, SETCIRCUITPURPOSE: the function's circuits, under the numbers that the broker gives them.
 //!
-//! The broker answers once a circuit is built; a script hears of its number at once and of the rest by events, as from Tor.
+//! What becomes of them the broker tells. What they are for is a note of the function's own: only it puts streams on them.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, VecDeque, btree_map::Entry as Place},
+    time::SystemTime,
+};
 
 use super::{
     Event, Reply,
-    backend::{Backend, Built},
+    backend::{Backend, Change},
     command::{Extend, Purpose, unknown_circuit},
     event::Circuit,
     view::{View, failed},
 };
-use crate::link::{CallError, CallErrorKind};
 
-/// Ends of circuits that the broker told of before it told of their beginning.
-const EARLY_MAX: usize = 64;
+/// Closed circuits that are remembered: more than a function can have at a time.
+const CLOSED_MAX: usize = 256;
 
 /// The circuits of one function.
 #[derive(Default)]
 pub(super) struct Circuits {
-    last: u64,
     open: BTreeMap<u64, Entry>,
-    /// Numbers of the broker's that have ended and that no entry has, with the reason.
-    early: Vec<(u64, String)>,
+    /// The last ones that were closed: what is still told of them makes none anew.
+    closed: VecDeque<u64>,
 }
 
 pub(super) struct Entry {
     pub(super) circuit: Circuit,
-    /// The broker's number, once it is built.
-    pub(super) number: Option<u64>,
-    /// Is it built, and nothing under way?
-    pub(super) ready: bool,
-    /// How many hops it has.
-    pub(super) hops: usize,
-    /// How many streams are on it.
+    /// How many streams of the SOCKS port are on it.
     pub(super) streams: usize,
+}
+
+impl Entry {
+    pub(super) fn is_built(&self) -> bool {
+        self.circuit.status == "BUILT"
+    }
+
+    pub(super) fn hops(&self) -> usize {
+        self.circuit.path.split(',').filter(|hop| !hop.is_empty()).count()
+    }
 }
 
 impl Circuits {
@@ -50,150 +55,94 @@ impl Circuits {
     pub(super) fn lines(&self) -> String {
         self.open.values().map(|entry| entry.circuit.line()).collect::<Vec<_>>().join("\n")
     }
+
+    fn close(&mut self, id: u64) {
+        self.open.remove(&id);
+        if self.closed.len() >= CLOSED_MAX {
+            self.closed.pop_front();
+        }
+        self.closed.push_back(id);
+    }
+
+    /// The entry of a circuit; a new one if it is the first that is heard of it.
+    fn entry(&mut self, id: u64) -> Option<&mut Entry> {
+        match self.open.entry(id) {
+            Place::Occupied(entry) => Some(entry.into_mut()),
+            Place::Vacant(_) if self.closed.contains(&id) => None,
+            Place::Vacant(place) => {
+                let circuit =
+                    Circuit { id, status: "LAUNCHED", path: String::new(), purpose: Purpose::General, created: SystemTime::now() };
+                Some(place.insert(Entry { circuit, streams: 0 }))
+            }
+        }
+    }
 }
 
 impl<B: Backend> View<B> {
     /// EXTENDCIRCUIT.
-    pub(super) async fn extend(self: &Arc<Self>, Extend { circuit, path, purpose }: Extend) -> Result<Reply, Reply> {
+    pub(super) async fn extend(&self, Extend { circuit, path, purpose }: Extend) -> Result<Reply, Reply> {
         self.permits(match (circuit, path.is_empty()) {
             (Some(_), _) => "tor.extend",
             (None, true) => "tor.circuit",
             (None, false) => "tor.path",
         })?;
         if let Some(id) = circuit {
-            self.state().circuits.get(id).ok_or_else(|| unknown_circuit(id))?;
+            let state = self.state();
+            let entry = state.circuits.get(id).ok_or_else(|| unknown_circuit(id))?;
+            if !entry.is_built() {
+                return Err(Reply::new(551, "Can't extend a circuit that is not built"));
+            }
         }
         let relays = self.resolve(&path).await?;
-        let (id, number) = match circuit {
-            Some(id) => (id, Some(self.lengthened(id)?)),
-            None => (self.launched(purpose).await?, None),
-        };
-        let view = Arc::clone(self);
-        // The view's own tasks end with it, so that this holds it no longer than it lives.
-        self.spawn(async move {
-            let built = match number {
-                Some(number) => view.backend.extend(number, &relays).await,
-                None if relays.is_empty() => view.backend.circuit().await,
-                None => view.backend.path(&relays).await,
-            };
-            match built {
-                Ok(built) => view.built(id, built).await,
-                Err(error) => view.circuit_gone(id, reason(&error), number.is_none()),
+        let refused = |error| failed(&error);
+        let id = match circuit {
+            Some(id) => {
+                self.backend.extend(id, &relays).await.map_err(refused)?;
+                id
             }
-        });
+            None if relays.is_empty() => self.backend.circuit().await.map_err(refused)?,
+            None => self.backend.path(&relays).await.map_err(refused)?,
+        };
+        if circuit.is_none()
+            && let Some(entry) = self.state().circuits.entry(id)
+        {
+            entry.circuit.purpose = purpose;
+        }
         Ok(Reply::new(250, format!("EXTENDED {id}")))
     }
 
-    /// A number for a new circuit.
-    async fn launched(&self, purpose: Purpose) -> Result<u64, Reply> {
-        // Names of relays for the events to come.
-        if self.state().circuits.last == 0 {
-            self.statuses().await.map_err(|error| failed(&error))?;
-        }
-        let created = SystemTime::now();
-        let circuit = {
+    /// The broker tells what has become of a circuit.
+    pub(super) fn circuit_is(&self, number: u64, change: Change) {
+        let Change { status, path, reason } = change;
+        let told = {
             let mut state = self.state();
-            let circuits = &mut state.circuits;
-            if circuits.open.len() >= self.backend.circuits() {
-                return Err(Reply::new(551, "Couldn't start circuit"));
+            // It was closed, and that was told.
+            let Some(entry) = state.circuits.entry(number) else { return };
+            entry.circuit.status = status;
+            if !path.is_empty() {
+                entry.circuit.path = path;
             }
-            circuits.last += 1;
-            let id = circuits.last;
-            let circuit = Circuit { id, status: "LAUNCHED".into(), path: String::new(), purpose, created };
-            circuits.open.insert(id, Entry { circuit: circuit.clone(), number: None, ready: false, hops: 0, streams: 0 });
+            let circuit = entry.circuit.clone();
+            if matches!(status, "FAILED" | "CLOSED") {
+                state.circuits.close(number);
+            }
             circuit
         };
-        let id = circuit.id;
-        self.tell(Event::Circuit { circuit, reason: None });
-        Ok(id)
-    }
-
-    /// Takes a circuit that is to become longer.
-    fn lengthened(&self, id: u64) -> Result<u64, Reply> {
-        let mut state = self.state();
-        let entry = state.circuits.get_mut(id).ok_or_else(|| unknown_circuit(id))?;
-        match entry.number {
-            Some(number) if entry.ready => {
-                entry.ready = false;
-                entry.circuit.status = "EXTENDED".into();
-                Ok(number)
-            }
-            _ => Err(Reply::new(551, "Can't extend a circuit that is not built")),
-        }
-    }
-
-    /// Tells hop by hop of a circuit that is built.
-    async fn built(self: &Arc<Self>, id: u64, Built { number, path }: Built) {
-        let names: Vec<String> = path.iter().map(|fingerprint| self.long_name(fingerprint)).collect();
-        let mut told = Vec::new();
-        let ended = {
-            let mut state = self.state();
-            let circuits = &mut state.circuits;
-            let ended = circuits.early.iter().position(|(early, _)| *early == number).map(|at| circuits.early.swap_remove(at).1);
-            if let Some(entry) = circuits.open.get_mut(&id) {
-                for hops in entry.hops + 1..=names.len() {
-                    entry.circuit.path = names[..hops].join(",");
-                    told.push(Circuit { status: "EXTENDED".into(), ..entry.circuit.clone() });
-                }
-                entry.circuit.status = "BUILT".into();
-                told.push(entry.circuit.clone());
-                (entry.number, entry.ready, entry.hops) = (Some(number), true, names.len());
-            }
-            ended
-        };
-        if told.is_empty() {
-            // It was closed before it was built.
-            self.backend.close_circuit(number).await;
-            return;
-        }
-        for circuit in told {
-            self.tell(Event::Circuit { circuit, reason: None });
-        }
-        if let Some(reason) = ended {
-            self.circuit_gone(id, reason, false);
-        }
-    }
-
-    /// The broker tells that a circuit has ended.
-    pub(super) fn circuit_ended(&self, number: u64, reason: &str) {
-        let id = {
-            let mut state = self.state();
-            let circuits = &mut state.circuits;
-            let id = circuits.open.iter().find(|(_, entry)| entry.number == Some(number)).map(|(id, _)| *id);
-            if id.is_none() {
-                if circuits.early.len() >= EARLY_MAX {
-                    circuits.early.remove(0);
-                }
-                circuits.early.push((number, reason.to_owned()));
-            }
-            id
-        };
-        if let Some(id) = id {
-            self.circuit_gone(id, reason.to_owned(), false);
-        }
-    }
-
-    fn circuit_gone(&self, id: u64, reason: String, failed: bool) {
-        let Some(entry) = self.state().circuits.open.remove(&id) else { return };
-        let status = if failed { "FAILED" } else { "CLOSED" }.to_owned();
-        self.tell(Event::Circuit { circuit: Circuit { status, ..entry.circuit }, reason: Some(reason) });
+        self.tell(Event::Circuit { circuit: told, reason });
     }
 
     /// CLOSECIRCUIT.
     pub(super) async fn close_circuit(&self, id: u64, if_unused: bool) -> Result<Reply, Reply> {
         self.permits("tor.close_circuit")?;
-        let number = {
+        {
             let state = self.state();
             let entry = state.circuits.get(id).ok_or_else(|| unknown_circuit(id))?;
             if if_unused && entry.streams > 0 {
                 return Ok(Reply::ok());
             }
-            entry.number
-        };
-        self.circuit_gone(id, "REQUESTED".into(), false);
-        if let Some(number) = number {
-            self.backend.close_circuit(number).await;
         }
+        self.circuit_is(id, Change { status: "CLOSED", path: String::new(), reason: Some("REQUESTED".into()) });
+        self.backend.close_circuit(id).await;
         Ok(Reply::ok())
     }
 
@@ -210,16 +159,4 @@ impl<B: Backend> View<B> {
         }
         Ok(Reply::ok())
     }
-}
-
-/// Tor's word for why a circuit was not built (control-spec, "Circuit status changed").
-fn reason(error: &CallError) -> String {
-    match error.kind {
-        CallErrorKind::Timeout => "TIMEOUT",
-        CallErrorKind::Busy => "RESOURCELIMIT",
-        CallErrorKind::Missing => "NOPATH",
-        CallErrorKind::Refused | CallErrorKind::BadCall => "REQUESTED",
-        _ => "DESTROYED",
-    }
-    .into()
 }

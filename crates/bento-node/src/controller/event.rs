@@ -111,7 +111,7 @@ pub struct Circuit {
     /// The function's number for it.
     pub id: u64,
     /// `LAUNCHED`, `EXTENDED`, `BUILT`, `FAILED` or `CLOSED`.
-    pub status: String,
+    pub status: &'static str,
     /// `$FINGERPRINT~nickname` of the hops that are there, divided by commas.
     pub path: String,
     /// What it is for.
@@ -235,8 +235,8 @@ mod tests {
     fn events_are_what_tor_writes() {
         let created = UNIX_EPOCH + Duration::from_micros(1_795_825_693_123_498);
         let path = "$168177F61FB6FED565A1E6538351A48ECD3DF23D~middle1".to_owned();
-        let launched = Circuit { id: 156, status: "LAUNCHED".into(), path: String::new(), purpose: Purpose::General, created };
-        let closed = Circuit { status: "CLOSED".into(), path, ..launched.clone() };
+        let launched = Circuit { id: 156, status: "LAUNCHED", path: String::new(), purpose: Purpose::General, created };
+        let closed = Circuit { status: "CLOSED", path, ..launched.clone() };
         let stream = Stream { id: 128, status: "NEW", circuit: 0, target: "127.81.0.1:8081".into() };
         let setting = Setting { switch: Switch::LeaveStreamsUnattached, on: Some(true) };
         for (event, text) in [

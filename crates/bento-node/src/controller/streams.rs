@@ -146,14 +146,9 @@ impl<B: Backend> View<B> {
         };
         self.backend.permits("tor.circuit_connect")?;
         let gone = || CallError::new(CallErrorKind::Unreachable, "the circuit has ended");
-        let number = {
-            let mut state = self.state();
-            let entry = state.circuits.get_mut(circuit).ok_or_else(gone)?;
-            entry.streams += 1;
-            entry.number.ok_or_else(gone)?
-        };
+        self.state().circuits.get_mut(circuit).ok_or_else(gone)?.streams += 1;
         self.stream_is(id, "SENTCONNECT", Some(circuit), "");
-        self.backend.circuit_connect(number, host, *port).await
+        self.backend.circuit_connect(circuit, host, *port).await
     }
 
     /// Notes how a stream is, and tells it.
@@ -198,13 +193,13 @@ impl<B: Backend> View<B> {
             0 => None,
             id => {
                 let entry = state.circuits.get(id).ok_or_else(|| unknown_circuit(id))?;
-                if !entry.ready {
+                if !entry.is_built() {
                     return Err(Reply::new(551, "Can't attach stream to non-open origin circuit"));
                 }
-                if entry.hops < 2 {
+                if entry.hops() < 2 {
                     return Err(Reply::new(551, "Can't attach stream to this one-hop circuit."));
                 }
-                if let Some(hop) = hop.filter(|hop| usize::from(*hop) != entry.hops) {
+                if let Some(hop) = hop.filter(|hop| usize::from(*hop) != entry.hops()) {
                     return Err(Reply::new(552, format!("Bad value hop={hop}")));
                 }
                 Some(id)

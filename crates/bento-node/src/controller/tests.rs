@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     View,
-    backend::{Backend, Built, Happening, Service},
+    backend::{Backend, Change, Happening, Service},
 };
 use crate::{
     egress::Stream,
@@ -34,6 +34,7 @@ const STATUSES: &str = "r middle1 FoF39h+2/tVloeZTg1Gkjs098j0 ds9jIjqRy0lS4tKy0d
 struct Fake {
     refuses: BTreeSet<&'static str>,
     did: Mutex<Vec<String>>,
+    circuits: Mutex<u64>,
     happenings: Mutex<Option<mpsc::Sender<Happening>>>,
     clients: Mutex<Option<mpsc::Receiver<(u16, UnixStream)>>>,
 }
@@ -49,10 +50,39 @@ impl Fake {
         std::mem::take(&mut *self.did.lock().unwrap())
     }
 
+    /// Begins a circuit; the one over the exit alone fails.
+    async fn begin(&self, what: String, relays: &[&str]) -> Result<u64, CallError> {
+        self.note(what);
+        let number = {
+            let mut circuits = self.circuits.lock().unwrap();
+            if *circuits == 4 {
+                return Err(CallError::new(CallErrorKind::Refused, "the function may have 4 circuits"));
+            }
+            *circuits += 1;
+            *circuits
+        };
+        self.happen(change(number, "LAUNCHED", &[], None)).await;
+        if relays == [EXIT, EXIT] {
+            self.happen(change(number, "FAILED", &[], Some("TIMEOUT"))).await;
+            return Ok(number);
+        }
+        for hops in 1..=relays.len() {
+            self.happen(change(number, "EXTENDED", &relays[..hops], None)).await;
+        }
+        self.happen(change(number, "BUILT", relays, None)).await;
+        Ok(number)
+    }
+
     async fn happen(&self, happening: Happening) {
         let sender = self.happenings.lock().unwrap().clone().unwrap();
         sender.send(happening).await.unwrap();
     }
+}
+
+fn change(number: u64, status: &'static str, relays: &[&str], reason: Option<&str>) -> Happening {
+    let name = |relay: &&str| format!("${relay}~{}", if *relay == MIDDLE { "middle1" } else { "exit2" });
+    let path = relays.iter().map(name).collect::<Vec<_>>().join(",");
+    Happening::Circuit(number, Change { status, path, reason: reason.map(str::to_owned) })
 }
 
 fn error(kind: CallErrorKind) -> CallError {
@@ -62,10 +92,6 @@ fn error(kind: CallErrorKind) -> CallError {
 impl Backend for Fake {
     fn permits(&self, call: &'static str) -> Result<(), CallError> {
         if self.refuses.contains(call) { Err(CallError::new(CallErrorKind::Refused, format!("it may not {call}"))) } else { Ok(()) }
-    }
-
-    fn circuits(&self) -> usize {
-        4
     }
 
     async fn join(&self, mut function: UnixStream, mut far: Box<dyn Stream>) {
@@ -98,19 +124,21 @@ impl Backend for Fake {
         Ok([1_795_825_470, 1_795_825_500, 1_795_825_530])
     }
 
-    async fn circuit(&self) -> Result<Built, CallError> {
-        let number = self.note("circuit".into());
-        Ok(Built { number, path: vec![MIDDLE.into(), EXIT.into()] })
+    async fn circuit(&self) -> Result<u64, CallError> {
+        self.begin("circuit".into(), &[MIDDLE, EXIT]).await
     }
 
-    async fn path(&self, relays: &[String]) -> Result<Built, CallError> {
-        let number = self.note(format!("path {}", relays.join(",")));
-        if relays == [EXIT, EXIT] { Err(error(CallErrorKind::Timeout)) } else { Ok(Built { number, path: relays.to_vec() }) }
+    async fn path(&self, relays: &[String]) -> Result<u64, CallError> {
+        let relays: Vec<&str> = relays.iter().map(String::as_str).collect();
+        self.begin(format!("path {}", relays.join(",")), &relays).await
     }
 
-    async fn extend(&self, circuit: u64, relays: &[String]) -> Result<Built, CallError> {
+    async fn extend(&self, circuit: u64, relays: &[String]) -> Result<(), CallError> {
         self.note(format!("extend {circuit} {}", relays.join(",")));
-        Ok(Built { number: circuit, path: [&[MIDDLE.to_owned()], relays].concat() })
+        for status in ["EXTENDED", "BUILT"] {
+            self.happen(change(circuit, status, &[MIDDLE, &relays[0]], None)).await;
+        }
+        Ok(())
     }
 
     async fn close_circuit(&self, circuit: u64) {
@@ -292,22 +320,25 @@ async fn a_circuit_is_numbered_at_once_and_told_hop_by_hop() {
     assert_eq!(script.ask("EXTENDCIRCUIT 3 exit2").await, "250 EXTENDED 3");
     assert_eq!(script.event().await, format!("650 CIRC 3 EXTENDED {two} PURPOSE=GENERAL"));
     assert_eq!(script.event().await, format!("650 CIRC 3 BUILT {two} PURPOSE=GENERAL"));
-    let number = 2;
-    assert_eq!(fake.did()[1..], [format!("path {MIDDLE}"), format!("extend {number} {EXIT}")]);
-    fake.happen(Happening::CircuitEnded(number, "DESTROYED".into())).await;
+    assert_eq!(fake.did()[1..], [format!("path {MIDDLE}"), format!("extend 3 {EXIT}")]);
+    fake.happen(change(3, "CLOSED", &[MIDDLE, EXIT], Some("DESTROYED"))).await;
     assert_eq!(script.event().await, format!("650 CIRC 3 CLOSED {two} PURPOSE=GENERAL REASON=DESTROYED"));
 }
 
 #[tokio::test]
-async fn no_more_circuits_than_the_grant_has() {
-    let (_, view) = view(&[]);
+async fn no_more_circuits_than_the_broker_gives() {
+    let (fake, view) = view(&[]);
     let mut script = Script::start(&view).await;
     for id in 1..=4 {
         assert_eq!(script.ask("EXTENDCIRCUIT 0").await, format!("250 EXTENDED {id}"));
     }
-    assert_eq!(script.ask("EXTENDCIRCUIT 0").await, "551 Couldn't start circuit");
+    assert_eq!(script.ask("EXTENDCIRCUIT 0").await, "551 the function may have 4 circuits");
+    // What is told of a circuit after it was closed makes no new one.
     assert_eq!(script.ask("CLOSECIRCUIT 2").await, "250 OK");
-    assert_eq!(script.ask("EXTENDCIRCUIT 0").await, "250 EXTENDED 5");
+    fake.happen(change(2, "CLOSED", &[MIDDLE, EXIT], Some("REQUESTED"))).await;
+    fake.happen(change(9, "LAUNCHED", &[], None)).await;
+    while !script.ask("GETINFO circuit-status").await.contains("9 LAUNCHED") {}
+    assert!(!script.ask("GETINFO circuit-status").await.contains("\n2 "));
 }
 
 #[tokio::test]

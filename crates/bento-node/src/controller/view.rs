@@ -86,7 +86,7 @@ impl<B: Backend> View<B> {
             while let Some(happening) = happenings.recv().await {
                 let Some(view) = weak.upgrade() else { return };
                 match happening {
-                    Happening::CircuitEnded(number, reason) => view.circuit_ended(number, &reason),
+                    Happening::Circuit(number, change) => view.circuit_is(number, change),
                     Happening::Uploaded { service, directory, failed } => view.uploaded(service, directory, failed),
                 }
             }
