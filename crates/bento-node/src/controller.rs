@@ -7,7 +7,6 @@
 pub mod backend;
 mod circuits;
 pub mod command;
-mod directory;
 pub mod event;
 pub mod info;
 pub mod lines;

@@ -20,9 +20,9 @@ with Controller.from_port(address=address, port=int(port)) as controller:
     print(json.dumps(["version", str(controller.get_version()) == str(info.tor_version)]))
     print(json.dumps(["listeners", len(controller.get_socks_listeners())]))
     print(json.dumps(["bootstrap", controller.get_info("status/bootstrap-phase")]))
-    print(json.dumps(["established", controller.get_info(["status/circuit-established", "status/enough-dir-info", "network-liveness"])]))
+    print(json.dumps(["established", controller.get_info(["status/circuit-established", "status/enough-dir-info", "network-liveness"])], sort_keys=True))
     names = ["__LeaveStreamsUnattached", "__DisablePredictedCircuits", "UseMicrodescriptors", "HiddenServiceSingleHopMode", "ORPort"]
-    print(json.dumps(["options", controller.get_conf_map(names)]))
+    print(json.dumps(["options", controller.get_conf_map(names)], sort_keys=True))
     controller.set_conf("__LeaveStreamsUnattached", "1")
     print(json.dumps(["set", controller.get_conf("__LeaveStreamsUnattached")]))
     controller.reset_conf("__LeaveStreamsUnattached")

@@ -1,9 +1,10 @@
 //! What the front asks for: the broker's calls for one function, and the grant before them.
 
-use std::{future::Future, sync::Arc};
+use std::future::Future;
 
 use tokio::{net::UnixStream, sync::mpsc};
 
+use super::command::Router;
 use crate::{egress::Stream, link::CallError};
 
 /// Tor, as far as it is one function's. Every fingerprint is 40 hexadecimal digits in upper case, every address 56 characters without `.onion`.
@@ -26,14 +27,14 @@ pub trait Backend: Send + Sync + 'static {
     /// The version of the node's `tor`; an error if none runs.
     fn version(&self) -> impl Future<Output = Result<String, CallError>> + Send;
 
-    /// The entries of the consensus: `r`, `s` and `w` lines (dir-spec).
-    fn statuses(&self) -> impl Future<Output = Result<Arc<str>, CallError>> + Send;
+    /// A relay of the consensus, if it is there. Of several with one nickname it is none, as with Tor.
+    fn relay(&self, router: &Router) -> impl Future<Output = Result<Option<Relay>, CallError>> + Send;
 
-    /// All microdescriptors.
-    fn microdescriptors(&self) -> impl Future<Output = Result<Arc<str>, CallError>> + Send;
+    /// The entries of the consensus, of all relays or of one: `r`, `s` and `w` lines (dir-spec). Nothing, if it is not there.
+    fn status(&self, relay: Option<&Relay>) -> impl Future<Output = Result<Option<String>, CallError>> + Send;
 
-    /// That of one relay, if it is there.
-    fn microdescriptor(&self, fingerprint: &str) -> impl Future<Output = Result<Option<String>, CallError>> + Send;
+    /// All microdescriptors, or that of one relay, if it is there.
+    fn microdescriptor(&self, relay: Option<&Relay>) -> impl Future<Output = Result<Option<String>, CallError>> + Send;
 
     /// When the consensus becomes valid, stops being fresh, and ends, in seconds since 1970.
     fn consensus(&self) -> impl Future<Output = Result<[u64; 3], CallError>> + Send;
@@ -86,6 +87,22 @@ pub trait Backend: Send + Sync + 'static {
 
     /// What happens to the function's circuits and onion services from now on.
     fn happenings(&self) -> mpsc::Receiver<Happening>;
+}
+
+/// A relay.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Relay {
+    /// Its fingerprint.
+    pub fingerprint: String,
+    /// The name that it gives itself.
+    pub nickname: String,
+}
+
+impl std::fmt::Display for Relay {
+    /// `$FINGERPRINT~nickname`.
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "${}~{}", self.fingerprint, self.nickname)
+    }
 }
 
 /// An onion service that was made.

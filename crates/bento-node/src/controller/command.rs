@@ -146,6 +146,15 @@ pub enum Router {
     Nickname(String),
 }
 
+impl std::fmt::Display for Router {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Fingerprint(fingerprint) => write!(out, "${fingerprint}"),
+            Self::Nickname(nickname) => out.write_str(nickname),
+        }
+    }
+}
+
 impl Router {
     /// `$AE68…6225~authority1`, `$AE68…6225`, `AE68…6225` or `authority1`.
     pub fn parse(text: &str) -> Option<Self> {

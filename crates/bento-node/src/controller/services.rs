@@ -174,18 +174,21 @@ impl<B: Backend> View<B> {
     }
 
     /// A directory has stored a service's descriptor, or has not.
-    pub(super) fn uploaded(&self, service: u64, directory: Option<String>, reason: Option<String>) {
+    pub(super) async fn uploaded(&self, service: u64, directory: Option<String>, reason: Option<String>) {
         let address = {
             let state = self.state();
             let found = state.services.open.iter().find(|(_, entry)| entry.number == service);
             found.map(|(address, _)| address.clone())
         };
         let Some(address) = address else { return };
-        self.tell_upload(&address, directory.as_deref(), reason.as_deref());
+        self.tell_upload(&address, directory.as_deref(), reason.as_deref()).await;
     }
 
-    fn tell_upload(&self, address: &str, directory: Option<&str>, reason: Option<&str>) {
-        let name = directory.map_or_else(|| NOBODY.to_owned(), |directory| self.long_name(directory));
+    async fn tell_upload(&self, address: &str, directory: Option<&str>, reason: Option<&str>) {
+        let name = match directory {
+            Some(directory) => self.long_name(directory).await,
+            None => NOBODY.to_owned(),
+        };
         self.tell(Event::Descriptor(format!("UPLOAD {address} UNKNOWN {name} UNKNOWN")));
         self.tell(Event::Descriptor(match reason {
             None => format!("UPLOADED {address} UNKNOWN {name}"),
@@ -204,7 +207,7 @@ impl<B: Backend> View<B> {
             let fetched = view.backend.descriptor(&address, &servers).await;
             match fetched {
                 Ok((directory, text)) => {
-                    let name = view.long_name(&directory);
+                    let name = view.long_name(&directory).await;
                     view.keep(&address, &text);
                     view.tell(Event::Descriptor(format!("REQUESTED {address} NO_AUTH {name} UNKNOWN")));
                     view.tell(Event::Descriptor(format!("RECEIVED {address} NO_AUTH {name} UNKNOWN")));
@@ -238,8 +241,12 @@ impl<B: Backend> View<B> {
         let view = Arc::clone(self);
         self.spawn(async move {
             match view.backend.publish(&address, &servers, &descriptor).await {
-                Ok(told) => told.iter().for_each(|(directory, reason)| view.tell_upload(&address, Some(directory), reason.as_deref())),
-                Err(_) => view.tell_upload(&address, None, Some("UPLOAD_REJECTED")),
+                Ok(told) => {
+                    for (directory, reason) in told {
+                        view.tell_upload(&address, Some(&directory), reason.as_deref()).await;
+                    }
+                }
+                Err(_) => view.tell_upload(&address, None, Some("UPLOAD_REJECTED")).await,
             }
             drop(permit);
         });
@@ -247,15 +254,10 @@ impl<B: Backend> View<B> {
     }
 
     async fn servers(&self, servers: &[Router]) -> Result<Vec<String>, Reply> {
-        // Names of relays for the events to come.
-        self.statuses().await.map_err(|error| failed(&error))?;
         let mut found = Vec::new();
         for server in servers {
-            let resolved = self.resolve(std::slice::from_ref(server)).await.map_err(|_| {
-                let (Router::Fingerprint(name) | Router::Nickname(name)) = server;
-                Reply::new(552, format!("Server \"{name}\" not found"))
-            })?;
-            found.extend(resolved);
+            let resolved = self.resolve(std::slice::from_ref(server)).await;
+            found.extend(resolved.map_err(|_| Reply::new(552, format!("Server \"{server}\" not found")))?);
         }
         Ok(found)
     }

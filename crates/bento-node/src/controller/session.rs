@@ -18,8 +18,7 @@ use tokio::{
 
 use super::{
     Command, Event, Lines, Reply, Request,
-    backend::Backend,
-    directory,
+    backend::{Backend, Relay},
     event::Kind,
     info::{Key, Which, Working},
     options::several,
@@ -259,23 +258,13 @@ impl<B: Backend> Session<B> {
             }
             Key::Status(which) => {
                 view.permits("tor.relays")?;
-                let statuses = view.statuses().await.map_err(refused)?;
-                match which {
-                    Which::All => statuses.to_string(),
-                    Which::One(router) => directory::find(&statuses, router).ok_or_else(unrecognized)?.to_owned(),
-                    Which::Malformed => return Err(malformed(text, unrecognized())),
-                }
+                let relay = self.which(text, which).await?;
+                view.backend.status(relay.as_ref()).await.map_err(refused)?.ok_or_else(unrecognized)?
             }
             Key::Microdescriptor(which) => {
                 view.permits("tor.relays")?;
-                match which {
-                    Which::All => view.backend.microdescriptors().await.map_err(refused)?.to_string(),
-                    Which::One(router) => {
-                        let fingerprint = view.resolve(std::slice::from_ref(router)).await.map_err(|_| unrecognized())?.remove(0);
-                        view.backend.microdescriptor(&fingerprint).await.map_err(refused)?.ok_or_else(unrecognized)?
-                    }
-                    Which::Malformed => return Err(malformed(text, unrecognized())),
-                }
+                let relay = self.which(text, which).await?;
+                view.backend.microdescriptor(relay.as_ref()).await.map_err(refused)?.ok_or_else(unrecognized)?
             }
             Key::Descriptor(how) => {
                 let text = "We fetch microdescriptors, not router descriptors. You'll need to use";
@@ -296,11 +285,22 @@ impl<B: Backend> Session<B> {
             Key::Unknown => return Err(unrecognized()),
         })
     }
-}
 
-/// ```text
-/// 551 Data not decodeable as hex
-/// ```
-fn malformed(key: &str, unrecognized: Reply) -> Reply {
-    if key.contains("/id/") { Reply::new(551, "Data not decodeable as hex") } else { unrecognized }
+    /// The relay that a key names; none for all of them.
+    ///
+    /// ```text
+    /// 551 Data not decodeable as hex
+    /// ```
+    async fn which(&self, key: &str, which: &Which) -> Result<Option<Relay>, Reply> {
+        let unrecognized = || Reply::new(552, format!("Unrecognized key \"{key}\""));
+        match which {
+            Which::All => Ok(None),
+            Which::Malformed if key.contains("/id/") => Err(Reply::new(551, "Data not decodeable as hex")),
+            Which::Malformed => Err(unrecognized()),
+            Which::One(router) => {
+                let found = self.view.backend.relay(router).await.map_err(|error| failed(&error))?;
+                found.map(Some).ok_or_else(unrecognized)
+            }
+        }
+    }
 }

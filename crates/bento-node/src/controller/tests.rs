@@ -15,7 +15,8 @@ use tokio::{
 
 use super::{
     View,
-    backend::{Backend, Change, Happening, Service},
+    backend::{Backend, Change, Happening, Relay, Service},
+    command::Router,
 };
 use crate::{
     egress::Stream,
@@ -108,16 +109,23 @@ impl Backend for Fake {
         Ok("0.4.9.11".into())
     }
 
-    async fn statuses(&self) -> Result<Arc<str>, CallError> {
-        Ok(STATUSES.into())
+    async fn relay(&self, router: &Router) -> Result<Option<Relay>, CallError> {
+        let relays = [("middle1", MIDDLE), ("exit2", EXIT)];
+        let found = relays.into_iter().find(|(nickname, fingerprint)| match router {
+            Router::Nickname(name) => name.eq_ignore_ascii_case(nickname),
+            Router::Fingerprint(name) => name == fingerprint,
+        });
+        Ok(found.map(|(nickname, fingerprint)| Relay { fingerprint: fingerprint.into(), nickname: nickname.into() }))
     }
 
-    async fn microdescriptors(&self) -> Result<Arc<str>, CallError> {
-        Ok("onion-key\nid ed25519 x\nonion-key\nid ed25519 y\n".into())
+    async fn status(&self, relay: Option<&Relay>) -> Result<Option<String>, CallError> {
+        let Some(relay) = relay else { return Ok(Some(STATUSES.into())) };
+        Ok(STATUSES.split_inclusive("Bandwidth=1\n").find(|entry| entry.contains(&format!("r {} ", relay.nickname))).map(str::to_owned))
     }
 
-    async fn microdescriptor(&self, fingerprint: &str) -> Result<Option<String>, CallError> {
-        Ok((fingerprint == EXIT).then(|| "onion-key\nid ed25519 y\n".into()))
+    async fn microdescriptor(&self, relay: Option<&Relay>) -> Result<Option<String>, CallError> {
+        let all = "onion-key\nid ed25519 x\nonion-key\nid ed25519 y\n";
+        Ok(relay.map_or(Some(all.into()), |relay| (relay.fingerprint == EXIT).then(|| "onion-key\nid ed25519 y\n".into())))
     }
 
     async fn consensus(&self) -> Result<[u64; 3], CallError> {

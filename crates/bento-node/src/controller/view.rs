@@ -3,7 +3,7 @@
 //! One view for a function's process, shared by its control connections as those of one `tor` share it.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -14,10 +14,9 @@ use tokio::{
 
 use super::{
     Event, Reply,
-    backend::{Backend, Happening},
+    backend::{Backend, Happening, Relay},
     circuits::Circuits,
     command::{Router, no_such_router},
-    directory,
     event::Kind,
     options::Options,
     services::Services,
@@ -64,8 +63,6 @@ pub(super) struct State {
     pub(super) fetched: VecDeque<(String, String)>,
     /// Goes up with each NEWNYM: streams of before and after share no circuit.
     pub(super) epoch: u64,
-    /// Nicknames by fingerprint, for what events call a relay.
-    nicknames: HashMap<String, String>,
 }
 
 impl<B: Backend> View<B> {
@@ -87,7 +84,7 @@ impl<B: Backend> View<B> {
                 let Some(view) = weak.upgrade() else { return };
                 match happening {
                     Happening::Circuit(number, change) => view.circuit_is(number, change),
-                    Happening::Uploaded { service, directory, failed } => view.uploaded(service, directory, failed),
+                    Happening::Uploaded { service, directory, failed } => view.uploaded(service, directory, failed).await,
                 }
             }
         });
@@ -116,33 +113,19 @@ impl<B: Backend> View<B> {
     }
 
     /// `$FINGERPRINT~nickname` of a relay.
-    pub(super) fn long_name(&self, fingerprint: &str) -> String {
-        let state = self.state();
-        format!("${fingerprint}~{}", state.nicknames.get(fingerprint).map_or("Unnamed", String::as_str))
+    pub(super) async fn long_name(&self, fingerprint: &str) -> String {
+        let found = self.backend.relay(&Router::Fingerprint(fingerprint.to_owned())).await.ok().flatten();
+        found.unwrap_or_else(|| Relay { fingerprint: fingerprint.to_owned(), nickname: "Unnamed".into() }).to_string()
     }
 
-    /// The entries of the consensus, and with them the relays' names.
-    pub(super) async fn statuses(&self) -> Result<Arc<str>, CallError> {
-        let text = self.backend.statuses().await?;
-        let names = directory::names(&text).collect();
-        self.state().nicknames = names;
-        Ok(text)
-    }
-
-    /// The fingerprints of relays that are in the consensus.
+    /// Relays that are in the consensus.
     pub(super) async fn resolve(&self, routers: &[Router]) -> Result<Vec<String>, Reply> {
-        if routers.is_empty() {
-            return Ok(Vec::new());
+        let mut found = Vec::new();
+        for router in routers {
+            let relay = self.backend.relay(router).await.map_err(|error| failed(&error))?;
+            found.push(relay.ok_or_else(|| no_such_router(router))?.fingerprint);
         }
-        let text = self.statuses().await.map_err(|error| failed(&error))?;
-        let find = |router: &Router| match directory::find(&text, router) {
-            Some(entry) => Ok(directory::fingerprint(entry).unwrap_or_default()),
-            None => match router {
-                Router::Fingerprint(fingerprint) => Err(no_such_router(format!("${fingerprint}"))),
-                Router::Nickname(nickname) => Err(no_such_router(nickname)),
-            },
-        };
-        routers.iter().map(find).collect()
+        Ok(found)
     }
 
     /// Checks the grant.
