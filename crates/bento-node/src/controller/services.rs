@@ -105,15 +105,16 @@ impl<B: Backend> View<B> {
     /// # Errors
     /// When the function listens at too many ports.
     pub async fn listen(&self, port: u16) -> Result<Option<Box<dyn Stream>>, CallError> {
-        /// Ports that one function listens at.
         const PORTS_MAX: usize = 64;
+        let busy = |text| CallError::new(CallErrorKind::Busy, text);
+        let _turn = self.listening.try_acquire().map_err(|_| busy("the function waits at as many ports as it may"))?;
         let waiting = {
             let mut state = self.state();
             let ports = &mut state.services.ports;
             let now = Instant::now();
             ports.retain(|_, port| port.until > now);
             if ports.len() >= PORTS_MAX && !ports.contains_key(&port) {
-                return Err(CallError::new(CallErrorKind::Busy, format!("the function listens at {PORTS_MAX} ports already")));
+                return Err(busy("the function listens at as many ports as it may"));
             }
             let new = || {
                 let (sender, receiver) = mpsc::channel(WAITING_MAX);
@@ -134,11 +135,6 @@ impl<B: Backend> View<B> {
     #[cfg(test)]
     pub(super) fn listens_at(&self, port: u16) -> bool {
         self.state().services.ports.contains_key(&port)
-    }
-
-    /// Nobody listens at this port any more.
-    pub fn unlisten(&self, port: u16) {
-        self.state().services.ports.remove(&port);
     }
 
     /// DEL_ONION.

@@ -34,6 +34,9 @@ const SESSIONS_MAX: usize = 8;
 /// Descriptors that are fetched or published at a time, for one function.
 const FETCHES_MAX: usize = 8;
 
+/// Calls that wait for a client at a time, for one function.
+const LISTENING_MAX: usize = 64;
+
 /// Fetched descriptors that are kept, the last ones, for `hs/client/desc/id/…`: at most 400 kB.
 const FETCHED_MAX: usize = 8;
 
@@ -44,6 +47,7 @@ pub struct View<B> {
     events: broadcast::Sender<Event>,
     pub(super) sessions: Arc<Semaphore>,
     pub(super) fetches: Arc<Semaphore>,
+    pub(super) listening: Semaphore,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -76,6 +80,7 @@ impl<B: Backend> View<B> {
             events,
             sessions: Arc::new(Semaphore::new(SESSIONS_MAX)),
             fetches: Arc::new(Semaphore::new(FETCHES_MAX)),
+            listening: Semaphore::new(LISTENING_MAX),
             tasks: Mutex::default(),
         });
         let weak = Arc::downgrade(&view);
