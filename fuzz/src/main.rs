@@ -8,6 +8,7 @@ mod answers;
 mod bundle;
 mod channel;
 mod control;
+mod controller;
 mod evidence;
 mod exit_policy;
 mod frames;
@@ -35,6 +36,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("bundle", bundle::run),
     ("channel", channel::run),
     ("control", control::run),
+    ("controller", controller::run),
     ("evidence", evidence::run),
     ("exit-policy", exit_policy::run),
     ("frames", frames::run),

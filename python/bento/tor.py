@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     import _socket
 
+    import stem.control
+
     from bento.api import Ask
 
 DESCRIPTOR_BYTES_MAX = 50_000
@@ -279,6 +281,15 @@ class Tor:
         if "error" in answer:
             raise trouble(answer["error"]["kind"], answer["error"]["text"])
         return Published((answer["took"], [tuple(pair) for pair in answer["refused"]], answer["silent"]))
+
+    def controller(self) -> "stem.control.Controller":
+        """Stem's controller, authenticated, of a Tor that has nothing but what is the function's own. For functions of an image with Stem.
+
+        Scripts that connect by themselves find the same at 127.0.0.1: port 9051, and a SOCKS port at 9050.
+        """
+        from bento.controller import controller
+
+        return controller(self._ask)
 
     def events(self) -> Events:
         """What happens from now on to what is the function's own."""

@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod check;
 pub mod config;
 pub mod container;
+pub mod controller;
 pub mod daemon;
 pub mod detached;
 pub mod egress;

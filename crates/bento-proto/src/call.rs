@@ -36,6 +36,7 @@ pub const CALLS: &[&str] = &[
     "tor.close_service",
     "tor.connect",
     "tor.consensus",
+    "tor.controller",
     "tor.descriptor",
     "tor.events",
     "tor.extend",

@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         cases::cover::CASES,
         cases::kills::CASES,
         cases::faults::CASES,
+        cases::stem::CASES,
     ]
     .concat();
 
