@@ -85,7 +85,7 @@ async fn outside(script: &str, arguments: &[&str]) -> Result<String, Error> {
 }
 
 /// What it says inside a function.
-async fn inside(world: &World, person: &Person<'_>, script: &str, arguments: &[&str]) -> Result<String, Error> {
+async fn inside(world: &World, person: &Person, script: &str, arguments: &[&str]) -> Result<String, Error> {
     let ground = world.stem().await?;
     let function = person.function("scripts", NEEDS, RUN);
     fs::copy(scripts().join(script), PathBuf::from(&function).join(script))?;
