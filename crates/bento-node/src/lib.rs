@@ -24,6 +24,7 @@ pub mod link;
 mod links;
 pub mod meter;
 pub mod node;
+mod pace;
 pub mod places;
 pub mod policy;
 pub mod pool;

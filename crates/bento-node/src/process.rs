@@ -28,9 +28,11 @@ use bento_proto::{Bound, Outcome, Refusal, SealKey, limits};
 use crate::{
     broker::{self, Broker},
     container::Container,
+    controller::{self, Own, View},
     jail::{self, ENDED_DEADLINE, Jail, Ready, Trouble, cpu_of},
     link::{Call, CallError, CallErrorKind, FRAME_BYTES_MAX, FromFunction, Link, Load, ToFunction, Violation, stream_pair},
     meter::{self, Way},
+    pace::Pace,
     remote::{self, Begun},
     share::Held,
     store::{StoreError, Vault},
@@ -63,7 +65,9 @@ pub struct Process {
     /// What it is writing to its store.
     pub(crate) writers: Writers,
     /// What it has of Tor.
-    broker: Broker,
+    broker: Arc<Broker>,
+    /// What its control connections show of it, once there is one.
+    view: OnceLock<Arc<View<Own>>>,
     /// Raised when it does not read its socket: it is then ended.
     deaf: CancellationToken,
     /// Raised when the process has ended and all its invocations know.
@@ -148,7 +152,8 @@ impl Process {
             key,
             vault: tokio::sync::OnceCell::new(),
             writers: Writers::default(),
-            broker: node.tor.broker(container),
+            broker: Arc::new(node.tor.broker(container)),
+            view: OnceLock::new(),
             deaf: CancellationToken::new(),
             gone: CancellationToken::new(),
         });
@@ -282,6 +287,11 @@ impl Process {
         Ok(Some(Invocation { number, stream, outcome: receiver, declared, process: Arc::clone(self) }))
     }
 
+    /// What its control connections show.
+    pub(crate) fn view(&self, container: &Container) -> Arc<View<Own>> {
+        Arc::clone(self.view.get_or_init(|| View::new(Arc::new(Own::new(Arc::clone(&self.broker), container)))))
+    }
+
     /// What it has of Tor.
     pub(crate) fn broker(&self) -> &Broker {
         &self.broker
@@ -365,6 +375,9 @@ impl Process {
         jail.kill().await;
         calls.shutdown().await;
         self.writers.clear();
+        if let Some(view) = self.view.get() {
+            view.end();
+        }
         self.broker.close().await;
         let slots = self.slots().take();
         self.gone.cancel();
@@ -409,6 +422,10 @@ impl Process {
                             });
                         }
                     },
+                    name if controller::serves(name) => {
+                        let (process, container) = (Arc::clone(self), Arc::clone(container));
+                        calls.spawn(async move { controller::serve(&process, &container, &call).await });
+                    }
                     name if broker::serves(name) => match broker::permit(container) {
                         Err(error) => answer_call(&self.link, call.number, Err(error), None).await?,
                         Ok(permits) => {
@@ -495,6 +512,12 @@ impl Process {
             host: String,
             port: NonZeroU16,
         }
+        if let Ok(Place { host, port }) = call.arguments("")
+            && let Some(door) = controller::door(&host, port.get(), &container.grant)
+        {
+            let value = json!({"address": "127.0.0.1", "port": port});
+            return controller::open(self, container, call.number, door, value).await;
+        }
         let connected = async {
             let Place { host, port } = call.arguments("net.connect takes `host`, a text, and `port`, 1 to 65535")?;
             let port = port.get();
@@ -514,33 +537,6 @@ impl Process {
                     meter::join(ours, far, &container.meter).await;
                 }
             }
-        }
-    }
-}
-
-/// Reads a function's frames no faster than this, so that one that floods its socket waits, and no neighbour does.
-#[derive(Debug)]
-struct Pace {
-    /// When the frames so far are paid for (the generic cell rate algorithm, ITU-T I.371).
-    paid: Instant,
-}
-
-impl Pace {
-    /// What a frame costs, and each of its bytes: several times what reading and answering it takes.
-    const FRAME: Duration = Duration::from_micros(100);
-    const BYTE: Duration = Duration::from_nanos(20);
-    /// What may come at once.
-    const BURST: Duration = Duration::from_millis(100);
-
-    fn new() -> Self {
-        Self { paid: Instant::now() }
-    }
-
-    async fn wait(&mut self, bytes: usize) {
-        let now = Instant::now();
-        self.paid = self.paid.max(now) + Self::FRAME + Self::BYTE * u32::try_from(bytes).unwrap_or(u32::MAX);
-        if self.paid > now + Self::BURST {
-            tokio::time::sleep_until(self.paid - Self::BURST).await;
         }
     }
 }
@@ -627,22 +623,4 @@ pub(crate) fn log_text(call: &Call) -> Result<String, CallError> {
         text: String,
     }
     call.arguments("log takes `text`").map(|Log { text }| clip(&text, LOG_CHARS_MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn frames_come_at_once_until_they_are_a_flood() {
-        let (mut pace, begun) = (Pace::new(), Instant::now());
-        for _ in 0..500 {
-            pace.wait(200).await;
-        }
-        assert!(begun.elapsed().is_zero());
-        for _ in 0..10_000 {
-            pace.wait(200).await;
-        }
-        assert!(begun.elapsed() > Duration::from_millis(900));
-    }
 }

@@ -103,7 +103,8 @@ mod tests {
 
     #[test]
     fn the_doors_are_at_two_ports_of_ones_own_address_and_only_where_they_are_granted() {
-        let policy = Policy::parse("[offers]\negress = [\"direct\"]\ncalls = [\"net.*\", \"tor.*\"]\nconnect = [\"accept *:*\"]\n").unwrap();
+        let policy =
+            Policy::parse("[offers]\negress = [\"direct\"]\ncalls = [\"net.*\", \"tor.*\"]\nconnect = [\"accept *:*\"]\n").unwrap();
         let grant = |calls: &str| {
             let needs = format!("name = \"n\"\nmethods = [\"m\"]\n[needs]\ncalls = [{calls}]\nconnect = ['accept *:9051']\n");
             policy.admit(&Manifest::parse(&needs).unwrap()).unwrap()
