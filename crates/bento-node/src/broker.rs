@@ -11,6 +11,7 @@ mod calls;
 mod choose;
 mod circuits;
 mod descriptors;
+mod directory;
 mod event;
 mod hold;
 mod network;
@@ -21,6 +22,7 @@ mod table;
 
 pub use circuits::{Building, Circuit};
 pub use descriptors::Published;
+pub use directory::Directory;
 pub use event::{CircuitStatus, Event, Events, ServiceStatus, StreamStatus, TOR_LOST, TorStatus};
 pub use network::Wish;
 pub use services::{Incoming, OnionWish, ServiceInfo};

@@ -5,6 +5,7 @@
 //! Tor answers what it does not know. Replies are those of tor 0.4.9, which the samples above the parsers are from.
 
 pub mod backend;
+mod calls;
 mod circuits;
 pub mod command;
 pub mod event;
@@ -12,6 +13,7 @@ pub mod info;
 pub mod lines;
 pub mod onion;
 pub mod options;
+mod own;
 pub mod reply;
 mod services;
 mod session;
@@ -25,6 +27,9 @@ pub use event::Event;
 pub use lines::{Lines, Request, TooLong};
 pub use reply::Reply;
 pub use view::View;
+
+pub(crate) use calls::{door, open, serve, serves};
+pub(crate) use own::Own;
 
 #[cfg(test)]
 mod tests;

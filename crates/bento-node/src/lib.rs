@@ -25,6 +25,7 @@ mod links;
 mod machines;
 pub mod meter;
 pub mod node;
+mod pace;
 pub mod places;
 pub mod policy;
 pub mod pool;

@@ -4,7 +4,6 @@ mod account;
 mod connect;
 mod declared;
 mod loading;
-mod pace;
 
 use std::{
     collections::HashMap,
@@ -32,9 +31,11 @@ use bento_proto::{Bound, Outcome, Refusal, SealKey, limits};
 use crate::{
     broker::{self, Broker},
     container::Container,
+    controller::{self, Own, View},
     jail::{self, ENDED_DEADLINE, Jail, Ready, Trouble, cpu_of},
     link::{Call, CallError, CallErrorKind, FRAME_BYTES_MAX, FromFunction, Link, ToFunction, Violation, stream_pair},
     machines::{self, Machines},
+    pace::Pace,
     remote::{self, Begun},
     sending::Sending,
     share::Held,
@@ -44,7 +45,6 @@ use crate::{
 
 use account::Account;
 use loading::unloadable;
-use pace::Pace;
 
 pub(crate) use connect::{TRY_BYTES, connect_permit};
 pub use declared::{Declared, Kind};
@@ -75,7 +75,9 @@ pub struct Process {
     /// Its Maybenot machines.
     machines: Machines,
     /// What it has of Tor.
-    broker: Broker,
+    broker: Arc<Broker>,
+    /// What its control connections show of it, once there is one.
+    view: OnceLock<Arc<View<Own>>>,
     /// Raised when it does not read its socket: it is then ended.
     deaf: CancellationToken,
     /// Raised when the process has ended and all its invocations know.
@@ -147,7 +149,8 @@ impl Process {
             writers: Writers::default(),
             account: Account::default(),
             machines: Machines::default(),
-            broker: node.tor.broker(container),
+            broker: Arc::new(node.tor.broker(container)),
+            view: OnceLock::new(),
             deaf: CancellationToken::new(),
             gone: CancellationToken::new(),
         });
@@ -214,6 +217,11 @@ impl Process {
             }
         }
         Ok(Some(Invocation { number, stream, outcome: receiver, declared, sends, process: Arc::clone(self) }))
+    }
+
+    /// What its control connections show.
+    pub(crate) fn view(&self, container: &Container) -> Arc<View<Own>> {
+        Arc::clone(self.view.get_or_init(|| View::new(Arc::new(Own::new(Arc::clone(&self.broker), container)))))
     }
 
     /// What it has of Tor.
@@ -297,6 +305,9 @@ impl Process {
         jail.kill().await;
         calls.shutdown().await;
         self.writers.clear();
+        if let Some(view) = self.view.get() {
+            view.end();
+        }
         self.broker.close().await;
         let slots = self.slots().take();
         self.gone.cancel();
@@ -341,6 +352,10 @@ impl Process {
                             });
                         }
                     },
+                    name if controller::serves(name) => {
+                        let (process, container) = (Arc::clone(self), Arc::clone(container));
+                        calls.spawn(async move { controller::serve(&process, &container, &call).await });
+                    }
                     name if broker::serves(name) => match broker::permit(container) {
                         Err(error) => answer_call(&self.link, call.number, Err(error), None).await?,
                         Ok(permits) => {

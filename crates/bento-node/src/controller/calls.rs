@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use bento_proto::Grant;
 
 use crate::{
+    broker::Directory,
     container::Container,
     link::{Call, CallError, CallErrorKind, stream_pair},
     meter::{self, Way},
@@ -63,10 +64,17 @@ pub(crate) async fn serve(process: &Process, container: &Container, call: &Call)
 
 /// Hands over a stream to what is behind a door, and serves it to its end.
 pub(crate) async fn open(process: &Process, container: &Container, call: u64, door: Door, value: Value) {
-    let Ok((ours, theirs)) = stream_pair() else {
-        let error = CallError::new(CallErrorKind::Busy, "the node has no more sockets");
-        let _ = answer_call(process.link(), call, Err(error), None).await;
-        return;
+    let made = async {
+        // A control connection that can say nothing is none: without Tor there is no port to connect to.
+        process.broker().directory(Directory::Version).await?;
+        stream_pair().map_err(|_| CallError::new(CallErrorKind::Busy, "the node has no more sockets"))
+    };
+    let (ours, theirs) = match made.await {
+        Ok(pair) => pair,
+        Err(error) => {
+            let _ = answer_call(process.link(), call, Err(error), None).await;
+            return;
+        }
     };
     // Heard from before it can be used.
     let view = process.view(container);
@@ -103,7 +111,8 @@ mod tests {
 
     #[test]
     fn the_doors_are_at_two_ports_of_ones_own_address_and_only_where_they_are_granted() {
-        let policy = Policy::parse("[offers]\negress = [\"direct\"]\ncalls = [\"net.*\", \"tor.*\"]\nconnect = [\"accept *:*\"]\n").unwrap();
+        let policy =
+            Policy::parse("[offers]\negress = [\"direct\"]\ncalls = [\"net.*\", \"tor.*\"]\nconnect = [\"accept *:*\"]\n").unwrap();
         let grant = |calls: &str| {
             let needs = format!("name = \"n\"\nmethods = [\"m\"]\n[needs]\ncalls = [{calls}]\nconnect = ['accept *:9051']\n");
             policy.admit(&Manifest::parse(&needs).unwrap()).unwrap()

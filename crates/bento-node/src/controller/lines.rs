@@ -19,6 +19,17 @@ pub enum Request {
     Garbled,
 }
 
+impl Request {
+    /// About how long it is, in bytes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Line(line) => line.len(),
+            Self::Data(line, data) => line.len() + data.len(),
+            Self::Garbled => LINE_BYTES_MAX,
+        }
+    }
+}
+
 /// A line or data longer than any that there is. Where the next command begins cannot be known.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("a command is longer than any that there is")]

@@ -94,15 +94,15 @@ impl Backend for Own {
 
     async fn circuit(&self) -> Result<u64, CallError> {
         let relays = self.broker.choose(&Wish { length: HOPS, ..Wish::default() }).await?;
-        self.broker.begin_circuit(&relays).await
+        self.broker.begin_circuit(&relays).await.map(|building| building.number)
     }
 
     async fn path(&self, relays: &[String]) -> Result<u64, CallError> {
-        self.broker.begin_circuit(&fingerprints(relays)?).await
+        self.broker.begin_circuit(&fingerprints(relays)?).await.map(|building| building.number)
     }
 
     async fn extend(&self, circuit: u64, relays: &[String]) -> Result<(), CallError> {
-        self.broker.extend_circuit(circuit, &fingerprints(relays)?).await
+        self.broker.extend_circuit(circuit, &fingerprints(relays)?).await.map(drop)
     }
 
     async fn close_circuit(&self, circuit: u64) {

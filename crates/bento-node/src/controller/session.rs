@@ -13,7 +13,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
     sync::broadcast::error::RecvError,
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    time::{MissedTickBehavior, interval, timeout},
 };
 
 use super::{
@@ -24,13 +24,10 @@ use super::{
     options::several,
     view::{Listens, View, failed},
 };
+use crate::pace::Pace;
 
 /// How long a function may leave its control connection unread.
 const WRITE_DEADLINE: Duration = Duration::from_secs(20);
-
-/// What a command costs; what is ahead of that by more than a burst waits. Ten times what reading and answering most of them takes.
-const COMMAND: Duration = Duration::from_micros(500);
-const BURST: Duration = Duration::from_millis(100);
 
 /// Bytes of a reply that are written at once, at the function's rate.
 const PIECE_BYTES: usize = 16 * 1024;
@@ -69,7 +66,7 @@ impl<B: Backend> Session<B> {
         let mut lines = Lines::default();
         let mut events = self.view.subscribe();
         let mut buffer = vec![0; 4096];
-        let mut paid = Instant::now();
+        let mut pace = Pace::new();
         let mut second = interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut before = self.view.backend.traffic();
@@ -82,8 +79,7 @@ impl<B: Backend> Session<B> {
                     return;
                 }
                 Ok(Some(request)) => {
-                    paid = paid.max(Instant::now()) + COMMAND;
-                    tokio::time::sleep_until(paid.checked_sub(BURST).unwrap_or(paid)).await;
+                    pace.wait(request.bytes()).await;
                     let (reply, then) = self.answer(&request).await;
                     if self.write(&mut function, &reply).await.is_err() || matches!(then, Then::End) {
                         return;
