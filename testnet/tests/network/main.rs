@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         cases::drops::CASES,
         cases::kills::CASES,
         cases::faults::CASES,
+        cases::balance::CASES,
     ]
     .concat();
 
