@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bento.nodes import Nodes
     from bento.store import Store
     from bento.streams import Data, Exchange
+    from bento.tor import Tor
 
     Ask = Callable[..., "Call"]
     """`ask(name, arguments, notify=None)` sends a call to the node and returns it at once."""
@@ -64,7 +65,7 @@ class BadCall(OSError):
 
 
 class Missing(FileNotFoundError):
-    """The store has nothing of this name."""
+    """There is nothing of this name or number."""
 
 
 class Full(OSError):
@@ -303,6 +304,15 @@ class Api:
 
             self._parts["link"] = Links(self._ask)
         return self._parts["link"]
+
+    @property
+    def tor(self) -> "Tor":
+        """The node's Tor: circuits, onion services and descriptors of the function's own."""
+        if "tor" not in self._parts:
+            from bento.tor import Tor
+
+            self._parts["tor"] = Tor(self._ask)
+        return self._parts["tor"]
 
     def seal(self, to: str, data: "Data") -> "Exchange":
         """The data encrypted to a recipient (`age1…`), as a binary file to read from: an age file that only the recipient can open."""

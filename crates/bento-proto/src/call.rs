@@ -25,6 +25,20 @@ pub const CALLS: &[&str] = &[
     "store.list",
     "store.put",
     "store.usage",
+    "tor.accept",
+    "tor.circuit",
+    "tor.circuit_connect",
+    "tor.close_circuit",
+    "tor.close_service",
+    "tor.connect",
+    "tor.consensus",
+    "tor.descriptor",
+    "tor.events",
+    "tor.extend",
+    "tor.onion_service",
+    "tor.path",
+    "tor.publish",
+    "tor.relays",
 ];
 
 /// One call by name, or a family of them: `net.connect`, `net.*`, `*`.
