@@ -40,6 +40,14 @@ impl Revision {
         let clock = Self(seconds.saturating_mul(1000));
         last.map_or(clock, |Self(last)| clock.max(Self(last.saturating_add(1))))
     }
+
+    /// That of a descriptor, which is told to everybody:
+    /// ```text
+    /// revision-counter 1795827154000
+    /// ```
+    pub fn of(descriptor: &str) -> Option<Self> {
+        descriptor.lines().find_map(|line| line.strip_prefix("revision-counter ")?.parse().ok()).map(Self)
+    }
 }
 
 /// The public key of a client that may find the service, where not everybody may.
@@ -127,4 +135,35 @@ fn common<'a>(backends: impl Iterator<Item = &'a Backend>) -> (Option<(Protocols
         is_same_protocols &= other_protocols == protocols;
     }
     (flow_control.clone().filter(|_| is_same_flow), if is_same_protocols { protocols.clone() } else { Protocols::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revision_grows_with_the_clock_and_without_it_and_is_greater_than_those_of_c_tor() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let first = Revision::next(None, at(1_800_000_000));
+        assert_eq!(first, Revision(1_800_000_000_000));
+        assert!(first.0 > 1 << 35);
+        assert!(Revision::next(Some(first), at(1_800_000_000)) == Revision(first.0 + 1));
+        assert!(Revision::next(Some(first), at(1_700_000_000)) > first, "the clock was set back");
+        assert_eq!(Revision::next(Some(first), at(1_800_000_001)), Revision(1_800_000_001_000));
+    }
+
+    #[test]
+    fn a_revision_is_read_from_a_descriptor() {
+        assert_eq!(Revision::of("hs-descriptor 3\ndescriptor-lifetime 180\nrevision-counter 42\nsuperencrypted\n"), Some(Revision(42)));
+        assert_eq!(Revision::of("hs-descriptor 3\nrevision-counter -1\n"), None);
+    }
+
+    #[test]
+    fn a_clients_key_is_read_as_tor_writes_it() {
+        let text = "descriptor:x25519:N2NU7BSRL6YODZCYPN4CREB54TYLKGIE2KYOQWLFYC23ZJVCE5DQ";
+        assert!(text.parse::<ClientKey>().is_ok() && text.to_lowercase().parse::<ClientKey>().is_ok());
+        for bad in ["", "descriptor:x25519:", &text[..text.len() - 1], &text.replace("x25519", "rsa"), &format!("{text}AA")] {
+            assert!(bad.parse::<ClientKey>().is_err(), "{bad}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Periods of onion services, and which directories are asked for a descriptor in which of them.
 
 use std::fmt;
+use std::time::Duration;
 
 use tor_checkable::{ExternallySigned, TimeBound};
 use tor_hscrypto::pk::HsBlindId;
@@ -62,6 +63,11 @@ impl Directory {
     /// The periods that an onion service publishes for: the one in which clients fetch is first, the one before or after it is the other.
     pub fn periods(&self) -> Vec<Period> {
         self.0.hs_all_time_periods().iter().map(|parameters| Period(parameters.time_period())).collect()
+    }
+
+    /// How long it takes until there is another consensus: after that, directories may be others.
+    pub fn interval(&self) -> Duration {
+        self.0.lifetime().voting_period()
     }
 
     /// The directories that clients ask for this service's descriptor in this period: identities of 40 hexadecimal digits.

@@ -10,6 +10,7 @@ mod error;
 mod event;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod hsdir;
 mod onion;
 mod wire;
 
@@ -17,6 +18,7 @@ pub use auth::Auth;
 pub use descriptor::{Descriptor, Step};
 pub use error::ControlError;
 pub use event::{Bootstrap, Event, Events};
+pub use hsdir::Stored;
 pub use onion::{Onion, OnionService, Target};
 pub use wire::{Reply, ReplyLine};
 

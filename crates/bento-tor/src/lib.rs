@@ -5,6 +5,7 @@
 //! carry what happened and a hint, and whoever calls decides who may read them.
 #![forbid(unsafe_code)]
 
+mod backends;
 mod control;
 mod find;
 mod managed;
@@ -12,11 +13,12 @@ pub mod process;
 mod publication;
 mod socks;
 
+pub use backends::{Backend, BackendError, Backends};
 #[cfg(fuzzing)]
 pub use control::fuzzing;
 pub use control::{
     Auth, Bootstrap, COMMAND_DEADLINE, ControlAddr, ControlError, Controller, Descriptor, Event, Events, Onion, OnionService, Reply,
-    ReplyLine, Step, Target,
+    ReplyLine, Step, Stored, Target,
 };
 pub use find::{find_tor, system_socks};
 pub use managed::{Managed, ManagedError, Setup};
