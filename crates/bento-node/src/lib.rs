@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod detached;
 pub mod egress;
 pub mod explain;
+mod front;
 pub mod functions;
 pub mod http;
 pub mod image;

@@ -17,8 +17,9 @@ pub use backends::{Backend, BackendError, Backends};
 #[cfg(fuzzing)]
 pub use control::fuzzing;
 pub use control::{
-    Auth, Bootstrap, COMMAND_DEADLINE, ControlAddr, ControlError, Controller, Descriptor, Event, Events, Onion, OnionService, Reply,
-    ReplyLine, Step, Stored, Target,
+    Auth, Bootstrap, COMMAND_DEADLINE, CircuitEvent, CircuitId, CircuitStatus, Consensus, ControlAddr, ControlError, Controller,
+    Descriptor, DescriptorContent, Event, Events, Fingerprint, FingerprintError, Hop, Onion, OnionService, Order, Pow, Relay, Reply,
+    ReplyLine, ServiceDescriptor, Step, Stored, StreamEvent, StreamId, StreamStatus, Target,
 };
 pub use find::{find_tor, system_socks};
 pub use managed::{Managed, ManagedError, Setup};

@@ -86,7 +86,7 @@ impl Publisher<'_> {
                 self.last = Some(revision);
                 let text = front.build(period, &seats, revision, SystemTime::now(), &mut rand::rng())?;
                 assert!(text.len() <= bento_front::DESCRIPTOR_BYTES_MAX && Revision::of(&text) == Some(revision));
-                descriptors.push((relay.clone(), text));
+                descriptors.push((relay.parse()?, text));
             }
             let address = self.key.address().to_string();
             let said = self.control.post_descriptors(&address, &descriptors, PATIENCE).await?;
@@ -98,8 +98,8 @@ impl Publisher<'_> {
             let again = self.control.post_descriptors(&address, &taken[..1], PATIENCE).await?;
             assert_eq!(again, [Stored::Refused("UPLOAD_REJECTED".into())]);
             if period == directory.periods()[0] {
-                let there = self.control.fetch_descriptor(&address, &[taken[0].0.clone()], PATIENCE).await?;
-                assert_eq!(there.map(|(text, _)| text), Some(taken[0].1.clone()));
+                let there = self.control.fetch_descriptor(&address, &[taken[0].0], PATIENCE).await?;
+                assert_eq!(there.map(|content| content.text), Some(taken[0].1.clone()));
             }
         }
         Ok(())
@@ -108,10 +108,11 @@ impl Publisher<'_> {
     async fn backend(&self, directory: &Directory, address: &Address) -> Result<Backend, Error> {
         let periods = directory.periods();
         let relays = directory.directories(address, periods[0])?;
+        let relays = relays.iter().map(|relay| relay.parse()).collect::<Result<Vec<_>, _>>()?;
         let end = Instant::now() + PUBLISHED_DEADLINE;
         loop {
-            if let Some((text, _)) = self.control.fetch_descriptor(&address.to_string(), &relays, PATIENCE).await? {
-                return Ok(Backend::read(&text, address, &periods, SystemTime::now())?);
+            if let Some(content) = self.control.fetch_descriptor(&address.to_string(), &relays, PATIENCE).await? {
+                return Ok(Backend::read(&content.text, address, &periods, SystemTime::now())?);
             }
             if Instant::now() > end {
                 return Err("no directory has the backend's descriptor".into());
