@@ -4,6 +4,7 @@
 
 mod args;
 mod ask;
+mod balance;
 mod browse;
 mod context;
 mod detached;
@@ -71,6 +72,7 @@ async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Browse(args) => browse::run(context, args).await,
         Command::Collect(args) => errand::collect(context, args).await,
         Command::Dropbox(args) => dropbox::run(context, args).await,
+        Command::Balance(args) => balance::run(context, args).await,
     }
 }
 

@@ -35,6 +35,6 @@ pub use errand::{Collected, Errand, ErrandError, Place};
 pub use error::ClientError;
 pub use files::{FilesError, read_bundle};
 pub use output::{Output, Part};
-pub use standard::{Room, Standard, connecting_to, with_room};
+pub use standard::{Balancing, Room, Standard, balancing, connecting_to, with_room};
 pub use text::{line, paragraph};
 pub use tokens::Tokens;
