@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
+pub mod broker;
 pub mod cgroup;
 pub mod check;
 pub mod config;

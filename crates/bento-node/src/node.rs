@@ -23,6 +23,7 @@ use bento_tor::Isolation;
 
 use crate::{
     archive::{Archive, Room},
+    broker,
     cgroup::Groups,
     config::Config,
     container::{Container, Host, Made, Room as Taken},
@@ -147,6 +148,10 @@ impl Node {
                 pool: Pool::new(jail, &limits, groups),
                 shares,
                 egress,
+                tor: broker::Tor::new(
+                    broker::Bounds { circuits: limits.circuits, onion_services: limits.onion_services, connect: limits.connect.duration() },
+                    config.state.join("onions"),
+                ),
                 connections: Arc::new(Semaphore::new(limits.connections)),
                 registry,
                 nodes: config.nodes.clone(),
@@ -186,6 +191,11 @@ impl Node {
     /// The bounds in force.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// What functions have of Tor.
+    pub fn tor(&self) -> Arc<broker::Tor> {
+        Arc::clone(&self.host.tor)
     }
 
     /// The policy in force.

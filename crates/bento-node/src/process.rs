@@ -26,6 +26,7 @@ use bento_jail::Report;
 use bento_proto::{Bound, Outcome, Refusal, SealKey, limits};
 
 use crate::{
+    broker::{self, Broker},
     container::Container,
     jail::{self, ENDED_DEADLINE, Jail, Ready, Trouble, cpu_of},
     link::{Call, CallError, CallErrorKind, FRAME_BYTES_MAX, FromFunction, Link, Load, ToFunction, Violation, stream_pair},
@@ -61,6 +62,8 @@ pub struct Process {
     vault: tokio::sync::OnceCell<Vault>,
     /// What it is writing to its store.
     pub(crate) writers: Writers,
+    /// What it has of Tor.
+    broker: Broker,
     /// Raised when it does not read its socket: it is then ended.
     deaf: CancellationToken,
     /// Raised when the process has ended and all its invocations know.
@@ -145,6 +148,7 @@ impl Process {
             key,
             vault: tokio::sync::OnceCell::new(),
             writers: Writers::default(),
+            broker: node.tor.broker(container),
             deaf: CancellationToken::new(),
             gone: CancellationToken::new(),
         });
@@ -278,6 +282,11 @@ impl Process {
         Ok(Some(Invocation { number, stream, outcome: receiver, declared, process: Arc::clone(self) }))
     }
 
+    /// What it has of Tor.
+    pub(crate) fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
     /// Tells the function that nobody waits for an invocation any more.
     pub async fn cancel(&self, number: u64) {
         let _ = self.link.send(&ToFunction::Cancel { cancel: number }, None).await;
@@ -356,6 +365,7 @@ impl Process {
         jail.kill().await;
         calls.shutdown().await;
         self.writers.clear();
+        self.broker.close().await;
         let slots = self.slots().take();
         self.gone.cancel();
         for slot in slots.into_iter().flat_map(|slots| slots.open.into_values()) {
@@ -396,6 +406,16 @@ impl Process {
                             calls.spawn(async move {
                                 storing::serve(&process, &container, &call).await;
                                 drop(permit);
+                            });
+                        }
+                    },
+                    name if broker::serves(name) => match broker::permit(container) {
+                        Err(error) => answer_call(&self.link, call.number, Err(error), None).await?,
+                        Ok(permits) => {
+                            let (process, container) = (Arc::clone(self), Arc::clone(container));
+                            calls.spawn(async move {
+                                broker::serve(&process, &container, &call).await;
+                                drop(permits);
                             });
                         }
                     },

@@ -1,0 +1,607 @@
+//! Which of Tor's objects belongs to which function.
+//!
+//! Hears each event of the control connection in its order, translates it for its owner, and drops what is nobody's. No input or output: what is to
+//! be said to Tor is given back as orders.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{oneshot, watch};
+
+use bento_tor::{
+    CircuitEvent, CircuitId, CircuitStatus as TorCircuit, Descriptor, DescriptorContent, Event as TorEvent, Fingerprint, Hop, Isolation,
+    Order, Step, StreamEvent, StreamId, StreamStatus as TorStream,
+};
+
+use super::{
+    event::{CircuitStatus, Event, ServiceStatus, StreamStatus, Subscriber, TOR_LOST, TorStatus},
+    services::Service,
+};
+
+/// How long a directory may take to say whether it has stored what Tor uploads. Where it never does, no event says so.
+const UPLOAD_DEADLINE: Duration = Duration::from_secs(120);
+
+/// Descriptors of one onion service that are valid at a time, and so brought to one directory at most: that of this time period and that of another.
+const DESCRIPTORS_MAX: u32 = 2;
+
+/// A function's process, as the table knows it.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(super) struct Owner(pub(super) u64);
+
+/// What became of a circuit.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Progress {
+    /// It is being built, or made longer.
+    Building,
+    /// It is there.
+    Built,
+    /// It is gone, for this reason of Tor's.
+    Gone(String),
+}
+
+/// All that belongs to functions.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    last: u64,
+    owned: BTreeMap<Owner, Owned>,
+    circuits: HashMap<CircuitId, (Owner, u64)>,
+    streams: HashMap<StreamId, Whose>,
+    /// Streams that were asked for at the SOCKS port, and that Tor has not told of yet.
+    expected: HashMap<Isolation, Expected>,
+    /// Onion services by address.
+    addresses: HashMap<String, (Owner, u64)>,
+    /// Descriptors that Tor uploads by itself and has not heard of, by address and directory.
+    uploads: HashMap<(String, Fingerprint), (u32, Instant)>,
+    fetches: Vec<(String, Fetch)>,
+    posts: Vec<(String, Post)>,
+    /// Does Tor leave streams unattached at the moment?
+    pub(super) held: bool,
+}
+
+/// What one function has.
+#[derive(Debug, Default)]
+pub(super) struct Owned {
+    last_circuit: u64,
+    last_stream: u64,
+    last_service: u64,
+    pub(super) circuits: BTreeMap<u64, Circuit>,
+    pub(super) streams: BTreeMap<u64, Stream>,
+    pub(super) services: BTreeMap<u64, Service>,
+    pub(super) subscribers: Vec<Subscriber>,
+}
+
+/// A circuit of a function.
+#[derive(Debug)]
+pub(super) struct Circuit {
+    /// None until Tor has taken it up.
+    pub(super) id: Option<CircuitId>,
+    pub(super) path: Vec<Hop>,
+    pub(super) progress: watch::Sender<Progress>,
+}
+
+/// A stream of a function.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) id: Option<StreamId>,
+    /// The function's circuit that it has to be on.
+    pub(super) circuit: Option<u64>,
+    pub(super) target: String,
+    /// It is left alone until somebody says where it goes.
+    pub(super) waits: bool,
+    /// Why it could not be connected, in Tor's word.
+    pub(super) why: Arc<OnceLock<String>>,
+}
+
+/// Whose stream it is that Tor knows.
+#[derive(Debug)]
+struct Whose {
+    owner: Owner,
+    /// None for one that only looks a name up.
+    number: Option<u64>,
+    /// It is for the circuit that it is attached to, and for no other.
+    bound: bool,
+    why: Arc<OnceLock<String>>,
+}
+
+/// A stream that was asked for.
+#[derive(Debug)]
+pub(super) struct Expected {
+    pub(super) owner: Owner,
+    /// None for one that only looks a name up.
+    pub(super) number: Option<u64>,
+    /// Where it has to go. Without one, Tor chooses.
+    pub(super) circuit: Option<CircuitId>,
+    /// It is left alone until somebody says where it goes.
+    pub(super) later: bool,
+    /// Told once Tor has it.
+    pub(super) seen: oneshot::Sender<()>,
+    /// Why it could not be connected.
+    pub(super) why: Arc<OnceLock<String>>,
+}
+
+/// A descriptor that is asked for.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    pub(super) number: u64,
+    /// The directories that were named, if any were.
+    pub(super) hsdirs: Vec<Fingerprint>,
+    /// How often a directory was asked, and how often it had none; and why the last had none.
+    pub(super) tries: watch::Sender<Tries>,
+    pub(super) found: Option<oneshot::Sender<(Fingerprint, String)>>,
+}
+
+/// Tries to get a descriptor.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct Tries {
+    pub(super) asked: usize,
+    pub(super) failed: usize,
+    pub(super) reason: String,
+}
+
+/// A descriptor that is brought to directories.
+#[derive(Debug)]
+pub(super) struct Post {
+    pub(super) number: u64,
+    /// The directories that were named, if any were.
+    pub(super) hsdirs: Vec<Fingerprint>,
+    /// What each has said: nothing if it took the descriptor, else why not.
+    pub(super) said: watch::Sender<Vec<(Fingerprint, Option<String>)>>,
+}
+
+impl Table {
+    /// A new function.
+    pub(super) fn enter(&mut self) -> Owner {
+        self.last += 1;
+        let owner = Owner(self.last);
+        self.owned.insert(owner, Owned::default());
+        owner
+    }
+
+    /// A number that nothing else has.
+    pub(super) fn number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    /// What a function has; nothing once it has left.
+    pub(super) fn of(&mut self, owner: Owner) -> Option<&mut Owned> {
+        self.owned.get_mut(&owner)
+    }
+
+    /// Circuits of all functions.
+    pub(super) fn circuit_count(&self) -> usize {
+        self.owned.values().map(|owned| owned.circuits.len()).sum()
+    }
+
+    /// Onion services of all functions.
+    pub(super) fn service_count(&self) -> usize {
+        self.owned.values().map(|owned| owned.services.len()).sum()
+    }
+
+    /// Takes out all that a function has, and gives what ends it at Tor.
+    pub(super) fn leave(&mut self, owner: Owner) -> Vec<Order> {
+        let Some(owned) = self.owned.remove(&owner) else { return Vec::new() };
+        self.expected.retain(|_, expected| expected.owner != owner);
+        let mut orders = Vec::new();
+        for id in owned.circuits.into_values().filter_map(|circuit| circuit.id) {
+            self.circuits.remove(&id);
+            orders.push(Order::close_circuit(&id));
+        }
+        // Its streams end with its sockets, and are remembered until Tor says so.
+        for service in owned.services.into_values() {
+            orders.extend(self.forget_address(service.address.as_deref()));
+        }
+        orders
+    }
+
+    /// Makes room for a circuit that is about to be begun.
+    pub(super) fn reserve_circuit(&mut self, owner: Owner) -> Option<(u64, watch::Receiver<Progress>)> {
+        let owned = self.owned.get_mut(&owner)?;
+        owned.last_circuit += 1;
+        let (progress, receiver) = watch::channel(Progress::Building);
+        owned.circuits.insert(owned.last_circuit, Circuit { id: None, path: Vec::new(), progress });
+        Some((owned.last_circuit, receiver))
+    }
+
+    /// Tor has taken a circuit up. One of a function that has left meanwhile is ended.
+    pub(super) fn circuit_begun(&mut self, owner: Owner, number: u64, id: &CircuitId) -> Vec<Order> {
+        match self.owned.get_mut(&owner).and_then(|owned| owned.circuits.get_mut(&number)) {
+            Some(circuit) => {
+                circuit.id = Some(id.clone());
+                self.circuits.insert(id.clone(), (owner, number));
+                Vec::new()
+            }
+            None => vec![Order::close_circuit(id)],
+        }
+    }
+
+    /// A circuit is gone, or came to nothing.
+    pub(super) fn drop_circuit(&mut self, owner: Owner, number: u64, reason: &str) -> Option<Circuit> {
+        let circuit = self.owned.get_mut(&owner)?.circuits.remove(&number)?;
+        if let Some(id) = &circuit.id {
+            self.circuits.remove(id);
+        }
+        circuit.progress.send_replace(Progress::Gone(reason.to_owned()));
+        Some(circuit)
+    }
+
+    /// A stream that is about to be asked for.
+    pub(super) fn add_stream(
+        &mut self,
+        owner: Owner,
+        circuit: Option<u64>,
+        target: &str,
+        waits: bool,
+        why: Arc<OnceLock<String>>,
+    ) -> Option<u64> {
+        let owned = self.owned.get_mut(&owner)?;
+        owned.last_stream += 1;
+        let stream = owned.last_stream;
+        owned.streams.insert(stream, Stream { id: None, circuit, target: target.to_owned(), waits, why });
+        owned.tell(&Event::Stream { stream, circuit, status: StreamStatus::New, target: target.to_owned(), reason: None });
+        Some(stream)
+    }
+
+    /// A stream that came to nothing before Tor knew it.
+    pub(super) fn drop_stream(&mut self, owner: Owner, number: u64) {
+        let Some(owned) = self.owned.get_mut(&owner) else { return };
+        if owned.streams.get(&number).is_some_and(|stream| stream.id.is_none()) {
+            owned.end_stream(number, StreamStatus::Failed, None);
+        }
+    }
+
+    pub(super) fn expect(&mut self, isolation: &Isolation, expected: Expected) {
+        self.expected.insert(isolation.clone(), expected);
+    }
+
+    pub(super) fn expect_no_more(&mut self, isolation: &Isolation) {
+        self.expected.remove(isolation);
+    }
+
+    /// Makes room for an onion service.
+    pub(super) fn add_service(&mut self, owner: Owner, service: Service) -> Option<u64> {
+        let owned = self.owned.get_mut(&owner)?;
+        owned.last_service += 1;
+        owned.services.insert(owned.last_service, service);
+        Some(owned.last_service)
+    }
+
+    /// Tor has made an onion service. One of a function that has left meanwhile is ended.
+    pub(super) fn service_made(&mut self, owner: Owner, number: u64, address: &str, key: Option<&String>) -> Vec<Order> {
+        match self.owned.get_mut(&owner).and_then(|owned| owned.services.get_mut(&number)) {
+            Some(service) => {
+                service.address = Some(address.to_owned());
+                if let Some(key) = key {
+                    service.wanted.key = Some(key.clone());
+                }
+                self.addresses.insert(address.to_owned(), (owner, number));
+                Vec::new()
+            }
+            None => Order::del_onion(address).into_iter().collect(),
+        }
+    }
+
+    /// Takes an onion service out, and gives what ends it at Tor.
+    pub(super) fn drop_service(&mut self, owner: Owner, number: u64) -> Option<Vec<Order>> {
+        let service = self.owned.get_mut(&owner)?.services.remove(&number)?;
+        Some(self.forget_address(service.address.as_deref()))
+    }
+
+    fn forget_address(&mut self, address: Option<&str>) -> Vec<Order> {
+        let Some(address) = address else { return Vec::new() };
+        self.addresses.remove(address);
+        self.uploads.retain(|(of, _), _| of != address);
+        Order::del_onion(address).into_iter().collect()
+    }
+
+    /// Onion services that are to be made again.
+    pub(super) fn services(&self) -> Vec<(Owner, u64, bento_tor::OnionService)> {
+        let each = self.owned.iter().flat_map(|(owner, owned)| owned.services.iter().map(|(number, service)| (*owner, *number, service)));
+        // One that has no address yet is being made by whoever asked for it.
+        each.filter(|(.., service)| service.address.is_some())
+            .map(|(owner, number, service)| (owner, number, service.wanted.clone()))
+            .collect()
+    }
+
+    pub(super) fn fetch(&mut self, address: &str, fetch: Fetch) {
+        self.fetches.push((address.to_owned(), fetch));
+    }
+
+    pub(super) fn fetch_no_more(&mut self, number: u64) {
+        self.fetches.retain(|(_, fetch)| fetch.number != number);
+    }
+
+    pub(super) fn post(&mut self, address: &str, post: Post) {
+        self.posts.push((address.to_owned(), post));
+    }
+
+    pub(super) fn post_no_more(&mut self, number: u64) {
+        self.posts.retain(|(_, post)| post.number != number);
+    }
+
+    /// Tells every function.
+    pub(super) fn tell_all(&mut self, event: &Event) {
+        for owned in self.owned.values_mut() {
+            owned.tell(event);
+        }
+    }
+
+    /// Tor is gone, and all circuits and streams with it. Onion services stay, to be made again.
+    pub(super) fn lost(&mut self) {
+        self.circuits.clear();
+        self.streams.clear();
+        self.expected.clear();
+        self.uploads.clear();
+        self.fetches.clear();
+        self.posts.clear();
+        self.held = false;
+        for owned in self.owned.values_mut() {
+            for number in owned.streams.keys().copied().collect::<Vec<_>>() {
+                owned.end_stream(number, StreamStatus::Closed, Some(TOR_LOST));
+            }
+            for (circuit, gone) in std::mem::take(&mut owned.circuits) {
+                gone.progress.send_replace(Progress::Gone(TOR_LOST.to_owned()));
+                let reason = Some(TOR_LOST.to_owned());
+                owned.tell(&Event::Circuit { circuit, status: CircuitStatus::Closed, path: gone.path, reason, remote_reason: None });
+            }
+            owned.tell(&Event::Tor { status: TorStatus::Lost });
+        }
+    }
+
+    /// Hears an event. What it gives is written to Tor at once.
+    pub(super) fn heard(&mut self, event: &TorEvent) -> Vec<Order> {
+        match event.kind.as_str() {
+            CircuitEvent::EVENT => {
+                if let Some(circuit) = CircuitEvent::parse(event) {
+                    self.circuit(circuit);
+                }
+                Vec::new()
+            }
+            StreamEvent::EVENT => StreamEvent::parse(event).map_or_else(Vec::new, |stream| self.stream(stream)),
+            Descriptor::EVENT => {
+                if let Some(descriptor) = Descriptor::parse(event) {
+                    self.descriptor(&descriptor);
+                }
+                Vec::new()
+            }
+            DescriptorContent::EVENT => {
+                if let Some(content) = DescriptorContent::parse(event) {
+                    self.content(&content);
+                }
+                Vec::new()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn circuit(&mut self, event: CircuitEvent) {
+        let Some(&(owner, number)) = self.circuits.get(&event.id) else { return };
+        let CircuitEvent { path, reason, remote_reason, .. } = event;
+        let status = match event.status {
+            TorCircuit::Launched => CircuitStatus::Launched,
+            TorCircuit::Extended => CircuitStatus::Extended,
+            TorCircuit::Built => CircuitStatus::Built,
+            TorCircuit::Failed => CircuitStatus::Failed,
+            TorCircuit::Closed => CircuitStatus::Closed,
+            _ => return,
+        };
+        if matches!(status, CircuitStatus::Failed | CircuitStatus::Closed) {
+            self.drop_circuit(owner, number, remote_reason.as_deref().or(reason.as_deref()).unwrap_or("NONE"));
+        } else if let Some(circuit) = self.owned.get_mut(&owner).and_then(|owned| owned.circuits.get_mut(&number)) {
+            circuit.path.clone_from(&path);
+            if status == CircuitStatus::Built {
+                circuit.progress.send_replace(Progress::Built);
+            }
+        }
+        if let Some(owned) = self.owned.get_mut(&owner) {
+            owned.tell(&Event::Circuit { circuit: number, status, path, reason, remote_reason });
+        }
+    }
+
+    fn stream(&mut self, event: StreamEvent) -> Vec<Order> {
+        let is_new = matches!(event.status, TorStream::New | TorStream::NewResolve);
+        let expected = event.isolation.as_ref().filter(|_| is_new).and_then(|isolation| self.expected.remove(isolation));
+        if let Some(expected) = expected {
+            return self.began(&event, expected);
+        }
+        let Some(whose) = self.streams.get(&event.id) else {
+            // Somebody else's: of the node itself, or of whoever uses this Tor as well. Tor shall do with it as it always does.
+            return if self.held && event.waits() { vec![Order::attach(&event.id, None)] } else { Vec::new() };
+        };
+        let reason = event.remote_reason.as_deref().or(event.reason.as_deref());
+        match event.status {
+            TorStream::Succeeded => {
+                let owned = self.owned.get_mut(&whose.owner);
+                if let Some((number, owned)) = whose.number.zip(owned) {
+                    owned.connected(number);
+                }
+                Vec::new()
+            }
+            // It is for that circuit alone, and Tor would let it wait for another one.
+            TorStream::Detached if whose.bound => {
+                let reason = reason.unwrap_or("END").to_owned();
+                let order = Order::close_stream(&event.id, reason_code(&reason));
+                let _ = whose.why.set(reason);
+                vec![order]
+            }
+            TorStream::Detached if self.held => vec![Order::attach(&event.id, None)],
+            TorStream::Failed | TorStream::Closed => {
+                let status = if event.status == TorStream::Failed { StreamStatus::Failed } else { StreamStatus::Closed };
+                let owned = self.owned.get_mut(&whose.owner);
+                if let Some((number, owned)) = whose.number.zip(owned) {
+                    owned.end_stream(number, status, reason);
+                }
+                self.streams.remove(&event.id);
+                Vec::new()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// A stream that was asked for is there.
+    fn began(&mut self, event: &StreamEvent, expected: Expected) -> Vec<Order> {
+        let Expected { owner, number, circuit, later, seen, why } = expected;
+        let _ = seen.send(());
+        if let Some(stream) = number.and_then(|number| self.owned.get_mut(&owner)?.streams.get_mut(&number)) {
+            stream.id = Some(event.id.clone());
+        }
+        let bound = circuit.is_some();
+        self.streams.insert(event.id.clone(), Whose { owner, number, bound, why: Arc::clone(&why) });
+        match circuit {
+            Some(circuit) => attach(event.status, &event.id, &circuit, why),
+            None if later || !self.held => Vec::new(),
+            None => vec![Order::attach(&event.id, None)],
+        }
+    }
+
+    /// Attaches a stream that was left alone: to this circuit of its function, or to one that Tor chooses. Nothing if it does not wait.
+    pub(super) fn attach(&mut self, owner: Owner, number: u64, circuit: Option<(u64, CircuitId)>) -> Option<Vec<Order>> {
+        let stream = self.owned.get_mut(&owner)?.streams.get_mut(&number).filter(|stream| stream.waits)?;
+        let id = stream.id.clone()?;
+        let whose = self.streams.get_mut(&id)?;
+        stream.waits = false;
+        let Some((circuit, to)) = circuit else { return Some(vec![Order::attach(&id, None)]) };
+        (stream.circuit, whose.bound) = (Some(circuit), true);
+        Some(attach(TorStream::New, &id, &to, Arc::clone(&whose.why)))
+    }
+
+    fn descriptor(&mut self, event: &Descriptor) {
+        let Descriptor { address, step, hsdir } = event;
+        match step {
+            Step::Upload => {
+                if let Some(hsdir) = hsdir {
+                    let (count, since) = self.uploads.entry((address.clone(), *hsdir)).or_insert((0, Instant::now()));
+                    (*count, *since) = ((*count + 1).min(DESCRIPTORS_MAX), Instant::now());
+                }
+            }
+            Step::Uploaded => self.stored(address, *hsdir, None),
+            Step::Failed(reason) if reason == Descriptor::REJECTED => self.stored(address, *hsdir, Some(reason)),
+            Step::Requested => self.tries(address, *hsdir, |tries| tries.asked += 1),
+            Step::Failed(reason) => self.tries(address, *hsdir, |tries| {
+                tries.failed += 1;
+                tries.reason.clone_from(reason);
+            }),
+            _ => {}
+        }
+    }
+
+    /// A directory has stored a descriptor or refused it: one that Tor uploaded for an onion service, or else one that a function brings.
+    fn stored(&mut self, address: &str, hsdir: Option<Fingerprint>, refused: Option<&str>) {
+        // Tor tells only of its own uploads when they begin. What those account for is no answer to anybody else: who brings a descriptor of another
+        // function's onion service must learn nothing of that.
+        let key = hsdir.map(|hsdir| (address.to_owned(), hsdir));
+        let own =
+            key.and_then(|key| self.uploads.get_mut(&key).filter(|(_, since)| since.elapsed() < UPLOAD_DEADLINE).map(|own| (key, own)));
+        if let Some((key, (count, _))) = own {
+            let hsdir = key.1;
+            *count -= 1;
+            if *count == 0 {
+                self.uploads.remove(&key);
+            }
+            let Some(&(owner, service)) = self.addresses.get(address) else { return };
+            let Some(owned) = self.owned.get_mut(&owner) else { return };
+            let status = if refused.is_some() { ServiceStatus::Failed } else { ServiceStatus::Uploaded };
+            if let Some(service) = owned.services.get(&service).filter(|_| refused.is_none()) {
+                service.uploaded.send_replace(true);
+            }
+            owned.tell(&Event::Service { service, status, hsdir: Some(hsdir), reason: refused.map(str::to_owned) });
+            return;
+        }
+        let Some(hsdir) = hsdir else { return };
+        let wanted = |post: &Post| post.hsdirs.is_empty() || post.hsdirs.contains(&hsdir);
+        for (_, post) in self.posts.iter().filter(|(of, post)| of == address && wanted(post)) {
+            post.said.send_modify(|said| {
+                if said.iter().all(|(known, _)| *known != hsdir) {
+                    said.push((hsdir, refused.map(str::to_owned)));
+                }
+            });
+        }
+    }
+
+    fn tries(&mut self, address: &str, hsdir: Option<Fingerprint>, change: impl Fn(&mut Tries)) {
+        let wanted = |fetch: &Fetch| fetch.hsdirs.is_empty() || hsdir.is_none_or(|hsdir| fetch.hsdirs.contains(&hsdir));
+        for (_, fetch) in self.fetches.iter().filter(|(of, fetch)| of == address && wanted(fetch)) {
+            fetch.tries.send_modify(&change);
+        }
+    }
+
+    fn content(&mut self, content: &DescriptorContent) {
+        if content.text.is_empty() {
+            return;
+        }
+        let wanted = |fetch: &Fetch| fetch.hsdirs.is_empty() || fetch.hsdirs.contains(&content.hsdir);
+        let waiting = self.fetches.iter_mut().filter(|(of, fetch)| *of == content.address && wanted(fetch));
+        for found in waiting.filter_map(|(_, fetch)| fetch.found.take()) {
+            let _ = found.send((content.hsdir, content.text.clone()));
+        }
+    }
+}
+
+/// Attaches a stream to the circuit that it has to be on, and ends it if that cannot be: it must not wait for another one.
+fn attach(status: TorStream, stream: &StreamId, circuit: &CircuitId, why: Arc<OnceLock<String>>) -> Vec<Order> {
+    let id = stream.clone();
+    let ended = move |attached: Result<(), bento_tor::ControlError>| match attached {
+        Ok(()) => Vec::new(),
+        Err(_) => {
+            let _ = why.set("DESTROY".to_owned());
+            vec![Order::close_stream(&id, reason_code("DESTROY"))]
+        }
+    };
+    match status {
+        TorStream::NewResolve => Order::attach_resolve(stream, circuit, ended),
+        _ => vec![Order::attach(stream, Some(circuit)).then(ended)],
+    }
+}
+
+impl Owned {
+    /// Forgets subscribers that have left.
+    pub(super) fn forget_left(&mut self) {
+        self.subscribers.retain(Subscriber::reads);
+    }
+
+    /// Tells all subscribers, and forgets those that have left.
+    pub(super) fn tell(&mut self, event: &Event) {
+        self.subscribers.retain(|subscriber| subscriber.tell(event));
+    }
+
+    fn connected(&mut self, number: u64) {
+        let Some(stream) = self.streams.get(&number) else { return };
+        let (circuit, target) = (stream.circuit, stream.target.clone());
+        self.tell(&Event::Stream { stream: number, circuit, status: StreamStatus::Connected, target, reason: None });
+    }
+
+    fn end_stream(&mut self, stream: u64, status: StreamStatus, reason: Option<&str>) {
+        let Some(Stream { circuit, target, why, .. }) = self.streams.remove(&stream) else { return };
+        // What ended the try is the reason, and not that it was then closed.
+        let reason = why.get().map(String::as_str).or(reason).map(str::to_owned);
+        if let Some(reason) = &reason {
+            let _ = why.set(reason.clone());
+        }
+        self.tell(&Event::Stream { stream, circuit, status, target, reason });
+    }
+}
+
+/// The number of a reason for which a stream is ended (tor-spec, "Closing streams").
+pub(super) fn reason_code(reason: &str) -> u8 {
+    const REASONS: [&str; 14] = [
+        "MISC",
+        "RESOLVEFAILED",
+        "CONNECTREFUSED",
+        "EXITPOLICY",
+        "DESTROY",
+        "DONE",
+        "TIMEOUT",
+        "NOROUTE",
+        "HIBERNATING",
+        "INTERNAL",
+        "RESOURCELIMIT",
+        "CONNRESET",
+        "TORPROTOCOL",
+        "NOTDIRECTORY",
+    ];
+    // They begin with 1, and 1 says nothing.
+    REASONS.iter().position(|known| *known == reason).map_or(1, |index| index as u8 + 1)
+}
