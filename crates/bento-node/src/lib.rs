@@ -13,7 +13,6 @@ pub mod daemon;
 pub mod detached;
 pub mod egress;
 pub mod explain;
-mod front;
 pub mod functions;
 pub mod http;
 pub mod image;

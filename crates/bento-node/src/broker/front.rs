@@ -9,16 +9,19 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_util::{StreamExt, stream};
 use rand::seq::SliceRandom;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
 
 use bento_front::{Address, Backend, ClientKey, Directory, Front, FrontKey, Period, Revision, seats};
 use bento_tor::{Controller, Fingerprint, Stored};
 
-use crate::link::{CallError, CallErrorKind};
+use super::{Broker, by_control};
+use crate::{
+    link::{Call, CallError, CallErrorKind},
+    meter::Way,
+};
 
 /// Most backends of one front.
 const BACKENDS_MAX: usize = 64;
@@ -57,23 +60,23 @@ struct Asked {
 }
 
 /// What a call asks for, as it is meant.
-pub(crate) struct Wanted {
+struct Wanted {
     key: FrontKey,
     backends: Vec<(Address, u32)>,
     clients: Vec<ClientKey>,
 }
 
 /// What a front costs and what came of it.
-pub(crate) struct Published {
+struct Published {
     /// For the function.
-    pub(crate) answer: Value,
+    answer: Value,
     /// Bytes of descriptors, fetched and given.
-    pub(crate) bytes: u64,
+    bytes: u64,
 }
 
 impl Wanted {
     /// Reads the arguments of the call.
-    pub(crate) fn read(call: &crate::link::Call) -> Result<Self, CallError> {
+    fn read(call: &Call) -> Result<Self, CallError> {
         let Asked { key, backends, clients } = call.arguments("tor.front takes `key`, `backends` and `clients`")?;
         let bad = |error: &dyn std::fmt::Display| CallError::new(CallErrorKind::BadCall, error.to_string());
         if backends.len() > BACKENDS_MAX || clients.len() > CLIENTS_MAX {
@@ -96,16 +99,32 @@ impl Wanted {
     }
 }
 
+impl Broker {
+    /// Publishes a front as a call asks for, and tells what came of it.
+    ///
+    /// # Errors
+    /// In the words of the function API.
+    pub(super) async fn front(&self, call: &Call) -> Result<Value, CallError> {
+        let wanted = Wanted::read(call)?;
+        let running = self.tor.running()?;
+        self.count_try().await?;
+        let published = self.tor.fronts.publish(&running.controller, &wanted).await?;
+        let used_up = |_| CallError::new(CallErrorKind::Refused, "traffic is used up");
+        self.meter.pass(Way::Sent, usize::try_from(published.bytes).unwrap_or(usize::MAX)).await.map_err(used_up)?;
+        Ok(published.answer)
+    }
+}
+
 /// What the node remembers for its functions' fronts.
 #[derive(Debug, Default)]
-pub(crate) struct Fronts {
+pub(super) struct Fronts {
     directory: Mutex<Option<(String, Arc<Directory>)>>,
     last: Mutex<HashMap<Address, Revision>>,
 }
 
 impl Fronts {
     /// Does it. Without backends nothing is published, and the answer has the address alone.
-    pub(crate) async fn publish(&self, control: &Controller, wanted: &Wanted) -> Result<Published, CallError> {
+    async fn publish(&self, control: &Controller, wanted: &Wanted) -> Result<Published, CallError> {
         timeout(DEADLINE, self.published(control, wanted))
             .await
             .map_err(|_| CallError::new(CallErrorKind::Timeout, format!("the front was not published within {} s", DEADLINE.as_secs())))?
@@ -174,27 +193,24 @@ impl Fronts {
     async fn fetched(
         &self,
         control: &Controller,
-        directory: &Directory,
+        directory: &Arc<Directory>,
         backends: &[(Address, u32)],
     ) -> Result<Vec<Result<(Backend, usize), String>>, CallError> {
-        let periods = directory.periods();
-        let one = |address: Address| {
-            let periods = periods.clone();
-            async move {
-                let current = *periods.first().ok_or_else(|| failed(&"the consensus has no period"))?;
-                let mut relays = fingerprints(directory.directories(&address, current).map_err(|error| failed(&error))?);
-                relays.shuffle(&mut rand::rng());
-                relays.truncate(ASKED_MAX);
-                let content = control.fetch_descriptor(&address.to_string(), &relays, PATIENCE).await.map_err(unreachable)?;
-                let Some(content) = content else { return Ok(Err("no directory has its descriptor".to_owned())) };
-                let read = Backend::read(&content.text, &address, &periods, SystemTime::now());
-                Ok(read.map(|backend| (backend, content.text.len())).map_err(|error| error.to_string()))
-            }
-        };
-        // In the order in which they were asked for, whichever comes first.
-        let all: Vec<Result<_, CallError>> =
-            stream::iter(backends.iter().map(|(address, _)| one(*address))).buffered(FETCHES).collect().await;
-        all.into_iter().collect()
+        let places = Arc::new(Semaphore::new(FETCHES));
+        let mut tasks = JoinSet::new();
+        for (index, (address, _)) in backends.iter().enumerate() {
+            let (control, directory, address, places) = (control.clone(), Arc::clone(directory), *address, Arc::clone(&places));
+            tasks.spawn(async move {
+                let _place = places.acquire_owned().await;
+                (index, fetch(&control, &directory, address).await)
+            });
+        }
+        let mut all = Vec::with_capacity(backends.len());
+        while let Some(done) = tasks.join_next().await {
+            all.push(done.map_err(|error| failed(&error))?);
+        }
+        all.sort_by_key(|(index, _)| *index);
+        all.into_iter().map(|(_, found)| found).collect()
     }
 
     /// Gives each directory of a period a descriptor of its own.
@@ -280,10 +296,24 @@ struct Given {
 
 impl Given {
     fn told(&self) -> Value {
-        let names = |relays: &mut dyn Iterator<Item = &Fingerprint>| relays.map(ToString::to_string).collect::<Vec<_>>();
-        let refused: Vec<_> = self.refused.iter().map(|(relay, why)| (relay.to_string(), why)).collect();
-        json!({"took": names(&mut self.took.iter().map(|(relay, _)| relay)), "refused": refused, "silent": names(&mut self.silent.iter())})
+        let took: Vec<String> = self.took.iter().map(|(relay, _)| relay.to_string()).collect();
+        let refused: Vec<(String, &str)> = self.refused.iter().map(|(relay, why)| (relay.to_string(), why.as_str())).collect();
+        let silent: Vec<String> = self.silent.iter().map(ToString::to_string).collect();
+        json!({"took": took, "refused": refused, "silent": silent})
     }
+}
+
+/// The descriptor of one backend, from any of the first directories that are asked; or why there is none.
+async fn fetch(control: &Controller, directory: &Directory, address: Address) -> Result<Result<(Backend, usize), String>, CallError> {
+    let periods = directory.periods();
+    let current = *periods.first().ok_or_else(|| failed(&"the consensus has no period"))?;
+    let mut relays = fingerprints(directory.directories(&address, current).map_err(|error| failed(&error))?);
+    relays.shuffle(&mut rand::rng());
+    relays.truncate(ASKED_MAX);
+    let content = control.fetch_descriptor(&address.to_string(), &relays, PATIENCE).await.map_err(unreachable)?;
+    let Some(content) = content else { return Ok(Err("no directory has its descriptor".to_owned())) };
+    let read = Backend::read(&content.text, &address, &periods, SystemTime::now());
+    Ok(read.map(|backend| (backend, content.text.len())).map_err(|error| error.to_string()))
 }
 
 fn fingerprints(names: Vec<String>) -> Vec<Fingerprint> {
@@ -291,7 +321,7 @@ fn fingerprints(names: Vec<String>) -> Vec<Fingerprint> {
 }
 
 fn unreachable(error: bento_tor::ControlError) -> CallError {
-    CallError::new(CallErrorKind::Unreachable, error.to_string())
+    by_control(&error)
 }
 
 fn failed(error: &dyn std::fmt::Display) -> CallError {
