@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         cases::kills::CASES,
         cases::faults::CASES,
         cases::balance::CASES,
+        cases::replicas::CASES,
     ]
     .concat();
 

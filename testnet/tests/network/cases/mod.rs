@@ -10,3 +10,4 @@ pub(crate) mod kills;
 pub(crate) mod offline;
 pub(crate) mod onion_services;
 pub(crate) mod pages;
+pub(crate) mod replicas;
