@@ -88,8 +88,10 @@ impl Node {
             WEB.map(|package| format!("{package:?}")).join(", "),
             network.ca()?.file().display().to_string(),
         );
+        let connect = format!("connect = [\"{SITE_RULE}\", \"accept *:80\", \"accept *:443\"]");
+        let connect = if offers.contains("connect = ") { "" } else { &connect };
         let policy = format!(
-            "[offers]\nimage = [\"python3\", \"web\", \"shard\", \"tor\"]\nmemory = \"1 GiB\"\negress = [{egress:?}]\nconnect = [\"{SITE_RULE}\", \"accept *:80\", \"accept *:443\"]\n{offers}\n"
+            "[offers]\nimage = [\"python3\", \"web\", \"shard\", \"tor\"]\nmemory = \"1 GiB\"\negress = [{egress:?}]\n{connect}\n{offers}\n"
         );
         let path = directory.join("bentod.toml");
         fs::write(&path, config).map_err(doing())?;

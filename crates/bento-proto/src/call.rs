@@ -40,6 +40,7 @@ pub const CALLS: &[&str] = &[
     "tor.descriptor",
     "tor.events",
     "tor.extend",
+    "tor.front",
     "tor.onion_service",
     "tor.path",
     "tor.publish",

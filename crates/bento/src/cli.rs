@@ -4,6 +4,7 @@
 
 mod args;
 mod ask;
+mod balance;
 mod browse;
 mod context;
 mod cover;
@@ -75,6 +76,7 @@ async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Cover(args) => cover::run(context, args).await,
         Command::Dropbox(args) => dropbox::run(context, args).await,
         Command::Shard(args) => shard::run(context, args).await,
+        Command::Balance(args) => balance::run(context, args).await,
     }
 }
 

@@ -42,6 +42,6 @@ pub use shard::{
     Candidate, Candidates, Checked, CheckedShard, Drip, Intake, Load, Lost, LostShard, Mode, Next, Portion, Progress, Rebuild, Recipe,
     RecipeError, SealedFile, Shard, Shards, Shelf, Split, visit_bundle,
 };
-pub use standard::{Room, Standard, connecting_to, with_room};
+pub use standard::{Balancing, Room, Standard, balancing, connecting_to, with_room};
 pub use text::{line, paragraph};
 pub use tokens::Tokens;

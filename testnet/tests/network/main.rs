@@ -26,6 +26,8 @@ fn main() -> ExitCode {
         cases::kills::CASES,
         cases::faults::CASES,
         cases::stem::CASES,
+        cases::balance::CASES,
+        cases::replicas::CASES,
     ]
     .concat();
 
