@@ -186,7 +186,7 @@ mod tests {
             (Standard::Browser, "browser", "page"),
             (Standard::Cover, "cover", "stream"),
             (Standard::Dropbox, "dropbox", "visit"),
-            (Standard::LoadBalancer, "load-balancer", "up"),
+            (Standard::LoadBalancer, "load-balancer", "setup"),
             (Standard::Shard, "shard", "spread"),
         ] {
             let bundle = standard.bundle().unwrap();
