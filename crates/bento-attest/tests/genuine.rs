@@ -351,7 +351,7 @@ fn one_changed_bit_of_every_signed_byte_is_refused() {
     assert!(flips(|at| vec![(at % 8) as u32]) > 4_000);
 }
 
-/// `cargo test -p bento-attest --features verify --release -- --ignored every_bit`: some minutes.
+/// `cargo test -p bento-attest --features verify --test genuine -- --ignored`: some minutes.
 #[test]
 #[ignore = "every bit of all signed bytes, some minutes: run with --ignored"]
 fn every_bit_of_all_signed_bytes_is_refused() {

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Failed;
 
-/// Most bytes of content in a record. Larger ones cost memory in every channel, and gain nothing that was measured.
+/// Most bytes of content in a record. Each channel holds four records of this size, so that it is less than Noise would allow.
 pub const RECORD_BYTES_MAX: usize = 32 * 1024;
 
 /// After so many records a direction's key is replaced by one that follows from it, and from which it does not follow: who takes the
