@@ -59,7 +59,9 @@ impl Ground {
         let directory = world.scratch.path().join("node-stem");
         let control = format!("ControlPort {CONTROL}");
         let socks = format!("SocksPort {SOCKS}");
-        let setup = world.tor("stem", &[&control, &socks, "CookieAuthentication 0"])?;
+        // A busy machine builds circuits much slower than Tor learns when it is not.
+        let patient = ["CookieAuthentication 0", "LearnCircuitBuildTimeout 0", "CircuitBuildTimeout 60"];
+        let setup = world.tor("stem", &[&[control.as_str(), socks.as_str()][..], &patient].concat())?;
         let node = async { Node::start(&world.network, &directory, "Stem", "tor", offers).await.map_err(Error::from) };
         let plain = async { Managed::start(&setup, |_, _| {}).await.map_err(Error::from) };
         let (node, plain) = tokio::try_join!(node, plain)?;
