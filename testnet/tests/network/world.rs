@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 
-use crate::bento::Bento;
+use crate::bento::{Bento, Lender};
 
 /// Longest a case may take. Each waits for Tor a few times.
 const CASE_DEADLINE: Duration = Duration::from_secs(120);
@@ -42,6 +42,7 @@ pub(crate) struct World {
     /// A directory for the cases, gone at the end.
     pub(crate) scratch: TempDir,
     bento: OnceCell<Bento>,
+    lender: OnceCell<Lender>,
 }
 
 impl World {
@@ -49,7 +50,7 @@ impl World {
         let runtime = Runtime::new().expect("a runtime");
         let directory = std::env::var_os("BENTO_TESTNET").map_or_else(default_directory, Into::into);
         let network = runtime.block_on(Network::up(&directory, |line| eprintln!("testnet: {line}"))).expect("a network");
-        Self { runtime, network, scratch: tempfile::tempdir().expect("a directory"), bento: OnceCell::new() }
+        Self { runtime, network, scratch: tempfile::tempdir().expect("a directory"), bento: OnceCell::new(), lender: OnceCell::new() }
     }
 
     pub(crate) fn run(&self, name: &str, case: fn(&World) -> Running<'_>) -> Result<(), Failed> {
@@ -64,6 +65,9 @@ impl World {
             if let Some(bento) = self.bento.take() {
                 tokio::join!(bento.direct.program.stop(), bento.tor.program.stop(), bento.site.program.stop());
             }
+            if let Some(lender) = self.lender.take() {
+                lender.node.program.stop().await;
+            }
             self.network.down().await;
         });
     }
@@ -71,6 +75,11 @@ impl World {
     /// The website and the nodes, started by the first case that needs them.
     pub(crate) async fn bento(&self) -> Result<&Bento, testnet::Trouble> {
         self.bento.get_or_try_init(|| Bento::start(self)).await
+    }
+
+    /// A node that lets functions use its Tor, started by the first case that needs it.
+    pub(crate) async fn lender(&self) -> Result<&Lender, testnet::Trouble> {
+        self.lender.get_or_try_init(|| Lender::start(self, "lender")).await
     }
 
     /// The client's SOCKS port.
