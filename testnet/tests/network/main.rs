@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         cases::drops::CASES,
         cases::cover::CASES,
         cases::kills::CASES,
+        cases::broker::CASES,
         cases::faults::CASES,
         cases::stem::CASES,
         cases::balance::CASES,

@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 
-use crate::bento::Bento;
+use crate::bento::{Bento, Lender};
 use crate::cases::stem::Ground;
 
 /// Longest a case may take. Each waits for Tor a few times, and one watches a flow of a minute, if need be twice.
@@ -44,6 +44,7 @@ pub(crate) struct World {
     pub(crate) scratch: TempDir,
     bento: OnceCell<Bento>,
     stem: OnceCell<Ground>,
+    lender: OnceCell<Lender>,
 }
 
 impl World {
@@ -51,7 +52,8 @@ impl World {
         let runtime = Runtime::new().expect("a runtime");
         let directory = std::env::var_os("BENTO_TESTNET").map_or_else(default_directory, Into::into);
         let network = runtime.block_on(Network::up(&directory, |line| eprintln!("testnet: {line}"))).expect("a network");
-        Self { runtime, network, scratch: tempfile::tempdir().expect("a directory"), bento: OnceCell::new(), stem: OnceCell::new() }
+        let scratch = tempfile::tempdir().expect("a directory");
+        Self { runtime, network, scratch, bento: OnceCell::new(), stem: OnceCell::new(), lender: OnceCell::new() }
     }
 
     pub(crate) fn run(&self, name: &str, case: fn(&World) -> Running<'_>) -> Result<(), Failed> {
@@ -69,6 +71,9 @@ impl World {
             if let Some(stem) = self.stem.take() {
                 stem.end().await;
             }
+            if let Some(lender) = self.lender.take() {
+                lender.node.program.stop().await;
+            }
             self.network.down().await;
         });
     }
@@ -81,6 +86,11 @@ impl World {
     /// What the cases about Stem share, started by the first of them.
     pub(crate) async fn stem(&self) -> Result<&Ground, Error> {
         self.stem.get_or_try_init(|| Ground::start(self)).await
+    }
+
+    /// A node that lets functions use its Tor, started by the first case that needs it.
+    pub(crate) async fn lender(&self) -> Result<&Lender, testnet::Trouble> {
+        self.lender.get_or_try_init(|| Lender::start(self, "lender")).await
     }
 
     /// The client's SOCKS port.

@@ -1,6 +1,7 @@
 //! The cases, by what they are about.
 
 pub(crate) mod balance;
+pub(crate) mod broker;
 pub(crate) mod cover;
 pub(crate) mod daemons;
 pub(crate) mod drops;
