@@ -13,7 +13,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from measures import client
-from measures.browse import RULE, UP_SECONDS_MAX, start_network, start_node, start_site
+from measures import network as private
+from measures.browse import RULE, start_network, start_node, start_site
 from measures.machine import ROOT, figure, percentile
 from measures.programs import Node, Program, Trouble, build, cpu_seconds
 from measures.trace import draw
@@ -120,7 +121,7 @@ class _Bento:
         return ["/usr/bin/env", *names, str(self._program), *words, "--socks", self._socks]
 
     def patiently(self, *words: str) -> None:
-        end = time.monotonic() + UP_SECONDS_MAX
+        end = time.monotonic() + private.UP_SECONDS_MAX
         while subprocess.run(self.words(*words), capture_output=True).returncode:
             if time.monotonic() > end:
                 raise Trouble(f"bento {words[0]} does not succeed")
@@ -141,7 +142,7 @@ def _tor(stack: ExitStack, directory: Path, network: dict, proxy: str) -> str:
     torrc = home / "torrc"
     torrc.write_text(Path(network["torrc"]).read_text() + f"\n{proxy}\nSocksPort 127.0.0.1:{port}\nDataDirectory {home}/data\nLog notice stdout\n")
     tor = stack.enter_context(Program("tor", ["tor", "--defaults-torrc", "/dev/null", "-f", str(torrc)], directory / "tor.log"))
-    tor.wait_for("Bootstrapped 100%", UP_SECONDS_MAX)
+    tor.wait_for("Bootstrapped 100%", private.UP_SECONDS_MAX)
     return f"127.0.0.1:{port}"
 
 

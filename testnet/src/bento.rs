@@ -82,14 +82,16 @@ impl Node {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(doing())?;
         let lines: Vec<String> = network.torrc_lines().iter().map(|line| format!("{line:?}")).collect();
         let config = format!(
-            "name = {name:?}\nstate = \"state\"\nnameservers = [\"{}\"]\n[tor]\nlines = [{}]\n[images.python3]\n[images.shard]\npackages = [\"zfec\", \"nacl\", \"_cffi_backend\"]\n[images.web]\npackages = [{}]\ncertificates = {:?}\n",
+            "name = {name:?}\nstate = \"state\"\nnameservers = [\"{}\"]\n[tor]\nlines = [{}]\n[images.python3]\n[images.shard]\npackages = [\"zfec\", \"nacl\", \"_cffi_backend\"]\n[images.tor]\npackages = [\"stem\"]\n[images.web]\npackages = [{}]\ncertificates = {:?}\n",
             network.names().address(),
             lines.join(", "),
             WEB.map(|package| format!("{package:?}")).join(", "),
             network.ca()?.file().display().to_string(),
         );
+        let connect = format!("connect = [\"{SITE_RULE}\", \"accept *:80\", \"accept *:443\"]");
+        let connect = if offers.contains("connect = ") { "" } else { &connect };
         let policy = format!(
-            "[offers]\nimage = [\"python3\", \"web\", \"shard\"]\nmemory = \"1 GiB\"\negress = [{egress:?}]\nconnect = [\"{SITE_RULE}\", \"accept *:80\", \"accept *:443\"]\n{offers}\n"
+            "[offers]\nimage = [\"python3\", \"web\", \"shard\", \"tor\"]\nmemory = \"1 GiB\"\negress = [{egress:?}]\n{connect}\n{offers}\n"
         );
         let path = directory.join("bentod.toml");
         fs::write(&path, config).map_err(doing())?;

@@ -7,11 +7,14 @@
 //! Streams are put on a function's circuit while Tor leaves all streams unattached. It does so only as long as one is being connected, and what is not a
 //! function's is given back to Tor at once, so that the node's own streams, and those of others who use the same Tor, go on as ever.
 
+mod backends;
 mod calls;
 mod choose;
 mod circuits;
 mod descriptors;
+mod directory;
 mod event;
+mod front;
 mod hold;
 mod network;
 mod orphans;
@@ -21,6 +24,7 @@ mod table;
 
 pub use circuits::{Building, Circuit};
 pub use descriptors::Published;
+pub use directory::Directory;
 pub use event::{CircuitStatus, Event, Events, ServiceStatus, StreamStatus, TOR_LOST, TorStatus};
 pub use network::Wish;
 pub use services::{Incoming, OnionWish, ServiceInfo};
@@ -64,6 +68,7 @@ pub struct Tor {
     network: tokio::sync::Mutex<Option<(String, Arc<Consensus>)>>,
     holds: Holds,
     posting: descriptors::Turns,
+    fronts: front::Fronts,
     bounds: Bounds,
     /// Where sockets of onion services are.
     sockets: PathBuf,
@@ -90,6 +95,8 @@ struct Running {
     own: bool,
     /// What is open there, if it outlives the node.
     record: Option<Record>,
+    /// Onion services that are backends, of a Tor that is the node's own.
+    backends: Option<Arc<bento_tor::Backends>>,
 }
 
 impl Tor {
@@ -103,6 +110,7 @@ impl Tor {
             network: tokio::sync::Mutex::default(),
             holds: Holds::default(),
             posting: descriptors::Turns::default(),
+            fronts: front::Fronts::default(),
             bounds,
             sockets,
             socket: AtomicU64::new(0),
@@ -116,6 +124,11 @@ impl Tor {
     pub async fn serve(self: &Arc<Self>, controller: Controller, socks: Socks, own: bool, state: &Path) -> Result<(), ControlError> {
         // A Tor of the node's own ends with the node, and so leaves nothing.
         let record = if own { None } else { Some(Record::take_over(&controller, state).await?) };
+        let backends = match own {
+            // Without a place for their directories there are none; all else works.
+            true => bento_tor::Backends::new(controller.clone(), backends::place(state)).await.ok().map(Arc::new),
+            false => None,
+        };
         let (weak, recording) = (Arc::downgrade(self), record.clone());
         let kinds = [CircuitEvent::EVENT, StreamEvent::EVENT, Descriptor::EVENT, DescriptorContent::EVENT];
         let observer = move |event: &bento_tor::Event| {
@@ -126,7 +139,8 @@ impl Tor {
             tor.table().heard(event)
         };
         controller.observe(&kinds, observer).await?;
-        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(Running { controller: controller.clone(), socks, own, record });
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Running { controller: controller.clone(), socks, own, record, backends });
         self.table().tell_all(&Event::Tor { status: TorStatus::Back });
         tokio::select! {
             () = controller.closed() => {}

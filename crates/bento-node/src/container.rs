@@ -153,7 +153,7 @@ impl Container {
             node,
             isolation,
             depth,
-            elsewhere: Elsewhere::default(),
+            elsewhere: Elsewhere::resumed(&used.away),
             over: CancellationToken::new(),
             keep,
             detached: Detached::default(),
@@ -298,7 +298,7 @@ impl Container {
 
     /// What it has used so far.
     pub fn used(&self) -> Used {
-        Used { cpu_ms: self.cpu_ms.load(Ordering::Relaxed), traffic: self.meter.used() }
+        Used { cpu_ms: self.cpu_ms.load(Ordering::Relaxed), traffic: self.meter.used(), away: self.elsewhere.kept() }
     }
 
     /// Time until its end.

@@ -12,6 +12,7 @@ mod error;
 mod event;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod hsdir;
 mod ids;
 mod microdescriptor;
 mod network;
@@ -26,6 +27,7 @@ pub use consensus::{Consensus, Relay};
 pub use descriptor::{Descriptor, DescriptorContent, ServiceDescriptor, Step};
 pub use error::ControlError;
 pub use event::{Bootstrap, Event, Events};
+pub use hsdir::Stored;
 pub use ids::{CircuitId, Fingerprint, FingerprintError, Hop, StreamId};
 pub use onion::{Onion, OnionService, Pow, Target};
 pub use order::Order;

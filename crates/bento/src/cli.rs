@@ -4,6 +4,7 @@
 
 mod args;
 mod ask;
+mod balance;
 mod browse;
 mod context;
 mod cover;
@@ -16,6 +17,7 @@ mod invoke;
 mod nodes;
 mod place;
 mod policy;
+mod shard;
 mod show;
 mod sink;
 mod store;
@@ -73,6 +75,8 @@ async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Collect(args) => errand::collect(context, args).await,
         Command::Cover(args) => cover::run(context, args).await,
         Command::Dropbox(args) => dropbox::run(context, args).await,
+        Command::Shard(args) => shard::run(context, args).await,
+        Command::Balance(args) => balance::run(context, args).await,
     }
 }
 

@@ -8,6 +8,6 @@ mod frame;
 mod plan;
 mod traffic;
 
-pub use flow::{Asker, CoverError, Flow, Progress, Reply};
+pub use flow::{Asker, CoverError, Flow, FlowProgress, Reply};
 pub use plan::{CoverPlan, Pace, PlanError};
 pub use traffic::{CoverTraffic, Sent, Shape};

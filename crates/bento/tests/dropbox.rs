@@ -13,7 +13,7 @@ use std::{
 
 use bento::{
     Announcement, Client, ClientError, Download, DropError, DropId, DropLink, DropRefusal, Dropbox, FileKey, Locked, OpenError, Opening,
-    Origin, Parcel, Piece, Source, Tokens, Upload,
+    Origin, Parcel, Piece, Source, Taker, Tokens, Upload,
 };
 use fake::{FakeNode, dropbox::Shared};
 
@@ -46,7 +46,7 @@ impl Sent {
         let drop = Announcement { id: DropId::mint().unwrap(), size: parcel.size(), expires, gets, name: None };
         let (node, state) = fake::dropbox::start().await;
         let token = Tokens::mint().unwrap().invocation;
-        let dropbox = Dropbox { client: Client::direct(), node: node.node(), token };
+        let dropbox = Dropbox { client: Client::direct(), node: node.node(), token, taker: Taker::Dropbox };
         Self { _directory: directory, path, key, parcel, drop, node, state, dropbox }
     }
 

@@ -25,6 +25,9 @@ fn main() -> ExitCode {
         cases::cover::CASES,
         cases::kills::CASES,
         cases::faults::CASES,
+        cases::stem::CASES,
+        cases::balance::CASES,
+        cases::replicas::CASES,
     ]
     .concat();
 

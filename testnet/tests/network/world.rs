@@ -16,6 +16,7 @@ use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 
 use crate::bento::Bento;
+use crate::cases::stem::Ground;
 
 /// Longest a case may take. Each waits for Tor a few times, and one watches a flow of a minute, if need be twice.
 const CASE_DEADLINE: Duration = Duration::from_secs(240);
@@ -42,6 +43,7 @@ pub(crate) struct World {
     /// A directory for the cases, gone at the end.
     pub(crate) scratch: TempDir,
     bento: OnceCell<Bento>,
+    stem: OnceCell<Ground>,
 }
 
 impl World {
@@ -49,7 +51,7 @@ impl World {
         let runtime = Runtime::new().expect("a runtime");
         let directory = std::env::var_os("BENTO_TESTNET").map_or_else(default_directory, Into::into);
         let network = runtime.block_on(Network::up(&directory, |line| eprintln!("testnet: {line}"))).expect("a network");
-        Self { runtime, network, scratch: tempfile::tempdir().expect("a directory"), bento: OnceCell::new() }
+        Self { runtime, network, scratch: tempfile::tempdir().expect("a directory"), bento: OnceCell::new(), stem: OnceCell::new() }
     }
 
     pub(crate) fn run(&self, name: &str, case: fn(&World) -> Running<'_>) -> Result<(), Failed> {
@@ -64,6 +66,9 @@ impl World {
             if let Some(bento) = self.bento.take() {
                 tokio::join!(bento.direct.program.stop(), bento.tor.program.stop(), bento.site.program.stop());
             }
+            if let Some(stem) = self.stem.take() {
+                stem.end().await;
+            }
             self.network.down().await;
         });
     }
@@ -71,6 +76,11 @@ impl World {
     /// The website and the nodes, started by the first case that needs them.
     pub(crate) async fn bento(&self) -> Result<&Bento, testnet::Trouble> {
         self.bento.get_or_try_init(|| Bento::start(self)).await
+    }
+
+    /// What the cases about Stem share, started by the first of them.
+    pub(crate) async fn stem(&self) -> Result<&Ground, Error> {
+        self.stem.get_or_try_init(|| Ground::start(self)).await
     }
 
     /// The client's SOCKS port.

@@ -73,6 +73,7 @@ impl Serving<'_> {
             "tor.close_service" => self.close_service().await.map(Some),
             "tor.descriptor" => self.descriptor().await.map(|()| None),
             "tor.publish" => self.publish().await.map(|()| None),
+            "tor.front" => self.broker.front(self.call).await.map(Some),
             "tor.events" => self.events().await.map(|()| None),
             _ => Err(bad_call("there is no such call")),
         }
@@ -192,13 +193,13 @@ impl Serving<'_> {
             #[serde(default)]
             client_auth: Vec<String>,
             pow: Option<Work>,
+            front: Option<String>,
             published: Option<bool>,
         }
-        let takes =
-            "tor.onion_service takes `ports`, and may take `key`, `discard_key`, `max_streams`, `client_auth`, `pow` and `published`";
-        let Asked { ports, key, discard_key, max_streams, client_auth, pow, published } = self.call.arguments(takes)?;
+        let takes = "tor.onion_service takes `ports`, and may take `key`, `discard_key`, `max_streams`, `client_auth`, `pow`, `front` and `published`";
+        let Asked { ports, key, discard_key, max_streams, client_auth, pow, front, published } = self.call.arguments(takes)?;
         let pow = pow.map(|Work { rate, burst }| Pow { rate, burst });
-        let service = self.broker.onion_service(&OnionWish { ports, key, max_streams, client_auth, pow }).await?;
+        let service = self.broker.onion_service(&OnionWish { ports, key, max_streams, client_auth, pow, front }).await?;
         let published = match published {
             Some(false) => false,
             _ => self.broker.published(service.number).await?,

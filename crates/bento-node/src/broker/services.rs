@@ -24,9 +24,12 @@ use tokio_util::sync::CancellationToken;
 use bento_tor::{ControlError, Controller, Onion, OnionService, Pow, Target};
 
 use super::{
-    Broker, Running, Tor, bad_call, by_control,
+    Broker, Running, Tor, backends,
+    backends::Held,
+    bad_call, by_control,
     event::{Event, ServiceStatus},
     over,
+    table::Owner,
 };
 use crate::{
     egress::Stream,
@@ -65,6 +68,8 @@ pub struct OnionWish {
     pub client_auth: Vec<String>,
     /// Whether clients have to prove work when there are many.
     pub pow: Option<Pow>,
+    /// The front whose clients it takes as well.
+    pub front: Option<String>,
 }
 
 impl fmt::Debug for OnionWish {
@@ -113,6 +118,9 @@ pub(super) struct Service {
     pub(super) wanted: OnionService,
     /// Has a directory stored its descriptor?
     pub(super) uploaded: watch::Sender<bool>,
+    /// The front whose clients it takes as well, and what ends it then.
+    pub(super) front: Option<String>,
+    pub(super) backend: Option<Held>,
     door: Arc<Door>,
     /// Raised when it is closed.
     closed: CancellationToken,
@@ -172,10 +180,30 @@ impl Tor {
         Ok((listener, Target::Unix(path)))
     }
 
+    /// Has Tor make a backend, and puts it into the table.
+    async fn make_backend(
+        &self,
+        running: &Running,
+        owner: Owner,
+        number: u64,
+        front: &str,
+        wanted: &OnionService,
+    ) -> Result<Onion, CallError> {
+        let Some(backends) = &running.backends else { return Err(over()) };
+        let onion = backends.add(&backends::wanted(front, wanted)).await.map_err(|error| backends::not_made(&error))?;
+        let held = Held::new(backends, &onion.address);
+        let mut table = self.table();
+        table.service_made(owner, number, &onion.address, onion.key.as_ref());
+        let service = table.of(owner).and_then(|owned| owned.services.get_mut(&number));
+        // Of a function that has left meanwhile: it is dropped, and so ended.
+        service.ok_or_else(over)?.backend = Some(held);
+        Ok(onion)
+    }
+
     /// Makes all onion services again that functions had at the last Tor.
     pub(super) async fn make_again(&self, controller: &Controller) {
         let services = self.table().services();
-        let each = services.into_iter().map(|(owner, number, wanted)| async move {
+        let each = services.into_iter().map(|(owner, number, wanted, front)| async move {
             for _ in 0..AGAIN_TRIES {
                 let table = Arc::clone(&self.table);
                 let made = move |onion: &Onion| {
@@ -185,6 +213,13 @@ impl Tor {
                 // A function may have left, or closed it, meanwhile.
                 if self.table().of(owner).is_none_or(|owned| !owned.services.contains_key(&number)) {
                     return;
+                }
+                if let (Some(front), Ok(running)) = (&front, self.running()) {
+                    match self.make_backend(&running, owner, number, front, &wanted).await {
+                        Ok(_) => return,
+                        Err(_) => sleep(AGAIN_PAUSE).await,
+                    }
+                    continue;
                 }
                 match controller.add_onion_then(&wanted, made).await {
                     Ok(_) | Err(ControlError::Closed) => return,
@@ -208,13 +243,22 @@ impl Broker {
     pub async fn onion_service(&self, wish: &OnionWish) -> Result<ServiceInfo, CallError> {
         check(wish)?;
         let running = self.tor.running()?;
+        if wish.front.is_some() && running.backends.is_none() {
+            let text = "a backend needs a tor that the node has started itself, and this node uses another";
+            return Err(CallError::new(CallErrorKind::Refused, text));
+        }
         let mut wanted = OnionService::new(0, Target::Tcp(([127, 0, 0, 1], 0).into()));
         wanted.key.clone_from(&wish.key);
         wanted.client_auth.clone_from(&wish.client_auth);
         (wanted.max_streams, wanted.pow) = (wish.max_streams, wish.pow);
-        let number = self.reserve(&running, &wish.ports, &mut wanted)?;
+        let number = self.reserve(&running, &wish.ports, &mut wanted, wish.front.clone())?;
         let reserved = Reserved { broker: self, number };
         self.count(SERVICE_BYTES).await?;
+        if let Some(front) = &wish.front {
+            let onion = self.tor.make_backend(&running, self.owner, number, front, &wanted).await?;
+            std::mem::forget(reserved);
+            return Ok(ServiceInfo { number, address: onion.address, key: onion.key });
+        }
         let (table, owner) = (Arc::clone(&self.tor.table), self.owner);
         let made = move |onion: &Onion| {
             let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
@@ -226,7 +270,7 @@ impl Broker {
     }
 
     /// Makes room for it in the table, with its sockets.
-    fn reserve(&self, running: &Running, ports: &[u16], wanted: &mut OnionService) -> Result<u64, CallError> {
+    fn reserve(&self, running: &Running, ports: &[u16], wanted: &mut OnionService, front: Option<String>) -> Result<u64, CallError> {
         let mut table = self.tor.table();
         let all = table.service_count();
         let owned = table.of(self.owner).ok_or_else(over)?;
@@ -245,6 +289,8 @@ impl Broker {
             address: None,
             wanted: wanted.clone(),
             uploaded: watch::channel(false).0,
+            front,
+            backend: None,
             door: Arc::new(door),
             closed: CancellationToken::new(),
         };
@@ -378,6 +424,9 @@ fn check(wish: &OnionWish) -> Result<(), CallError> {
         |key: &str| key.strip_prefix("ED25519-V3:").and_then(|key| BASE64.decode(key.as_bytes()).ok()).is_some_and(|key| key.len() == 64);
     if wish.key.as_deref().is_some_and(|key| !is_key(key)) {
         return Err(bad_call("a key is of the form ED25519-V3:…, as Tor writes it"));
+    }
+    if wish.front.is_some() && (!wish.client_auth.is_empty() || wish.pow.is_some()) {
+        return Err(bad_call("a backend is found by its front alone: `client_auth` and `pow` are the front's"));
     }
     if wish.client_auth.len() > CLIENTS_MAX {
         return Err(bad_call(format!("an onion service names at most {CLIENTS_MAX} clients")));

@@ -192,7 +192,7 @@ impl Table {
         }
         // Its streams end with its sockets, and are remembered until Tor says so.
         for service in owned.services.into_values() {
-            orders.extend(self.forget_address(service.address.as_deref()));
+            orders.extend(self.forget_address(&service));
         }
         orders
     }
@@ -287,22 +287,23 @@ impl Table {
     /// Takes an onion service out, and gives what ends it at Tor.
     pub(super) fn drop_service(&mut self, owner: Owner, number: u64) -> Option<Vec<Order>> {
         let service = self.owned.get_mut(&owner)?.services.remove(&number)?;
-        Some(self.forget_address(service.address.as_deref()))
+        Some(self.forget_address(&service))
     }
 
-    fn forget_address(&mut self, address: Option<&str>) -> Vec<Order> {
-        let Some(address) = address else { return Vec::new() };
+    fn forget_address(&mut self, service: &Service) -> Vec<Order> {
+        let Some(address) = service.address.as_deref() else { return Vec::new() };
         self.addresses.remove(address);
         self.uploads.retain(|(of, _), _| of != address);
-        Order::del_onion(address).into_iter().collect()
+        // A backend ends when it is dropped.
+        Order::del_onion(address).into_iter().filter(|_| service.front.is_none()).collect()
     }
 
     /// Onion services that are to be made again.
-    pub(super) fn services(&self) -> Vec<(Owner, u64, bento_tor::OnionService)> {
+    pub(super) fn services(&self) -> Vec<(Owner, u64, bento_tor::OnionService, Option<String>)> {
         let each = self.owned.iter().flat_map(|(owner, owned)| owned.services.iter().map(|(number, service)| (*owner, *number, service)));
         // One that has no address yet is being made by whoever asked for it.
         each.filter(|(.., service)| service.address.is_some())
-            .map(|(owner, number, service)| (owner, number, service.wanted.clone()))
+            .map(|(owner, number, service)| (owner, number, service.wanted.clone(), service.front.clone()))
             .collect()
     }
 

@@ -132,6 +132,16 @@ impl Context {
         }
     }
 
+    /// Writes to stdout what is to be known before the result is there. With JSON it is a part of the result.
+    pub(crate) fn tell(&self, text: &str) -> Result<(), Failure> {
+        if self.options.json {
+            return Ok(());
+        }
+        self.show.clear();
+        let mut out = io::stdout().lock();
+        write!(out, "{text}").and_then(|()| out.flush()).map_err(|error| Failure::output(&error))
+    }
+
     /// Writes a result to stdout: the JSON object if that is wanted, else the text.
     pub(crate) fn say(&self, text: &str, json: &Value) -> Result<(), Failure> {
         self.show.clear();

@@ -4,7 +4,7 @@ mod door;
 
 use std::time::{Duration, Instant};
 
-use bento::{Browse, CoverPlan, CoverTraffic, Flow, Page, PlanError, Progress, Shape, Standard, connecting_to};
+use bento::{Browse, CoverPlan, CoverTraffic, Flow, FlowProgress, Page, PlanError, Shape, Standard, connecting_to};
 use bento_proto::{Rate, Span, bundle::Bundle};
 use serde_json::json;
 use tokio::sync::watch;
@@ -83,7 +83,7 @@ async fn keep(context: &Context, args: args::CoverRun) -> Result<(), Failure> {
         // It serves as long as it is driven.
         never = door.serve(&asker, told) => match never {},
     };
-    let Progress { received, carried, .. } = ended?;
+    let FlowProgress { received, carried, .. } = ended?;
     let text = format!("The flow with {name} has ended as planned: {received} bytes came, {carried} of them carried something.\n");
     context.say(
         &text,

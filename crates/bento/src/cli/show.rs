@@ -35,6 +35,11 @@ impl Show {
         Self { mode }
     }
 
+    /// Is there somebody to see how far something is?
+    pub(crate) fn is_watched(&self) -> bool {
+        matches!(self.mode, Mode::Bar(_))
+    }
+
     /// What goes on now. The next thing takes its place.
     pub(crate) fn now(&self, text: &str) {
         match &self.mode {

@@ -59,7 +59,7 @@ pub enum CoverError {
 
 /// How far a flow is.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Progress {
+pub struct FlowProgress {
     /// Bytes that have come.
     pub received: u64,
     /// Of how many.
@@ -145,14 +145,14 @@ impl Flow {
     ///
     /// # Errors
     /// When it breaks off, or is none.
-    pub async fn run(mut self, mut progress: impl FnMut(Progress)) -> Result<Progress, ClientError> {
+    pub async fn run(mut self, mut progress: impl FnMut(FlowProgress)) -> Result<FlowProgress, ClientError> {
         let ended = self.take(&mut progress).await;
         // Who still waits is told.
         self.desk.end();
         ended.map(|()| self.progress())
     }
 
-    async fn take(&mut self, progress: &mut impl FnMut(Progress)) -> Result<(), ClientError> {
+    async fn take(&mut self, progress: &mut impl FnMut(FlowProgress)) -> Result<(), ClientError> {
         let silence = SILENCE.max(self.pace.due(1) * 2);
         loop {
             let part = timeout(silence, self.output.next()).await;
@@ -171,9 +171,9 @@ impl Flow {
         }
     }
 
-    fn progress(&self) -> Progress {
+    fn progress(&self) -> FlowProgress {
         let state = self.desk.state();
-        Progress { received: self.output.received(), total: self.pace.total(), carried: state.carried, open: state.answers.len() }
+        FlowProgress { received: self.output.received(), total: self.pace.total(), carried: state.carried, open: state.answers.len() }
     }
 }
 

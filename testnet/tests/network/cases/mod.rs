@@ -1,5 +1,6 @@
 //! The cases, by what they are about.
 
+pub(crate) mod balance;
 pub(crate) mod cover;
 pub(crate) mod daemons;
 pub(crate) mod drops;
@@ -10,3 +11,5 @@ pub(crate) mod kills;
 pub(crate) mod offline;
 pub(crate) mod onion_services;
 pub(crate) mod pages;
+pub(crate) mod replicas;
+pub(crate) mod stem;
