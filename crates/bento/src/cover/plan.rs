@@ -168,7 +168,7 @@ impl CoverPlan {
     pub fn bundle(&self, browser: Option<Bundle>) -> Result<Bundle, BundleError> {
         // Its own manifest is for its other methods.
         let mut cover = needing(Standard::Cover.bundle()?, |own| {
-            for key in ["calls", "installs", "circuits", "onion_services", "descriptors"] {
+            for key in ["calls", "installs", "circuits", "onion_services", "descriptors", "connect"] {
                 own.remove(key);
             }
             own.insert("processes".into(), PROCESSES.into());

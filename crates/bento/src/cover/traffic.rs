@@ -1,6 +1,6 @@
 //! Cover traffic that a node sends through circuits of its own: what the method `send` is asked, and what it tells.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use bento_proto::{
     Outcome, Size, Span,
@@ -126,8 +126,10 @@ impl CoverTraffic {
             needs.insert("onion_services".into(), i64::from(self.to.is_none()).into());
             needs.insert("installs".into(), i64::try_from(self.sinks.len()).unwrap_or(i64::MAX).into());
             needs.insert("descriptors".into(), (i64::from(self.circuits) * 2 + 56).into());
-            if let Some((_, port)) = self.to.as_ref().and_then(|to| to.rsplit_once(':')) {
-                needs.insert("connect".into(), vec![toml::Value::from(format!("accept *:{port}"))].into());
+            if let Some((host, port)) = self.to.as_ref().and_then(|to| to.rsplit_once(':')) {
+                // Where a name leads is seen only at the exit.
+                let host = if host.parse::<Ipv4Addr>().is_ok() { host } else { "*" };
+                needs.insert("connect".into(), vec![toml::Value::from(format!("accept {host}:{port}"))].into());
             }
         })?;
         let frames = self.frames() as u64;
@@ -212,7 +214,7 @@ mod tests {
         assert_eq!(to.traffic(), own.traffic());
         let (own, to) = (own.bundle().unwrap().manifest.needs, to.bundle().unwrap().manifest.needs);
         assert_eq!((own.circuits, own.onion_services, to.circuits, to.onion_services), (0, 1, 10, 0));
-        assert!(own.connect.rules().is_empty() && to.connect.rules().len() == 1);
+        assert_eq!((own.connect.rules()[0].to_string(), to.connect.rules()[0].to_string()), ("accept *:80".into(), "accept *:9000".into()));
         let machined = traffic(Shape::Maybenot(vec!["02e".into()], 1 << 20)).bundle().unwrap();
         let policy = |calls: &str| Policy::parse(&format!("[offers]\ncalls = [{calls}]\n")).unwrap().admit(&machined.manifest);
         assert!(policy("\"tor.*\", \"maybenot.*\"").is_ok() && policy("\"tor.*\"").is_err() && policy("\"maybenot.*\"").is_err());

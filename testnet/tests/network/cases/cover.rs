@@ -267,11 +267,12 @@ async fn send(world: &World) -> Outcome {
         let arguments = [&["cover", "send", &sends.address, "--circuits", "3", "--for", "15 s", "--json"][..], more].concat();
         let told = person.bento(&arguments).await.good().json();
         eprintln!("testnet: {more:?}: {told}");
-        assert!(told["sent"].as_u64() > Some(150), "{told}");
+        // 450 on a quiet machine. A machine counts from when its last frame was sent, so that a busy one slows it down.
+        assert!(told["sent"].as_u64() > Some(30), "{told}");
         assert_eq!(told["received"].as_u64() > Some(0), more.contains(&"--back"), "{told}");
     }
     // One frame of 498 bytes is one cell.
-    assert!(swallowed.load(Ordering::Relaxed) > 150 * 498);
+    assert!(swallowed.load(Ordering::Relaxed) > 30 * 498);
     swallowing.abort();
     // A node that does not offer Tor to functions refuses before anything is built.
     let refused = person.bento(&["cover", "send", &bento.tor.address]).await;
