@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         cases::pages::CASES,
         cases::offline::CASES,
         cases::drops::CASES,
+        cases::shards::CASES,
         cases::kills::CASES,
         cases::faults::CASES,
     ]

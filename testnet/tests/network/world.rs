@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bento_tor::{Isolation, Managed, Setup, Socks, SocksError, Stream, find_tor};
 use libtest_mimic::Failed;
 use tempfile::TempDir;
-use testnet::{Network, default_directory};
+use testnet::{Network, bento::SharedTor, default_directory};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use crate::bento::Bento;
 
 /// Longest a case may take. Each waits for Tor a few times.
-const CASE_DEADLINE: Duration = Duration::from_secs(120);
+const CASE_DEADLINE: Duration = Duration::from_secs(300);
 
 /// Longest one stream may take to open.
 pub(crate) const STREAM_DEADLINE: Duration = Duration::from_secs(30);
@@ -42,6 +42,7 @@ pub(crate) struct World {
     /// A directory for the cases, gone at the end.
     pub(crate) scratch: TempDir,
     bento: OnceCell<Bento>,
+    shared: OnceCell<SharedTor>,
 }
 
 impl World {
@@ -49,7 +50,7 @@ impl World {
         let runtime = Runtime::new().expect("a runtime");
         let directory = std::env::var_os("BENTO_TESTNET").map_or_else(default_directory, Into::into);
         let network = runtime.block_on(Network::up(&directory, |line| eprintln!("testnet: {line}"))).expect("a network");
-        Self { runtime, network, scratch: tempfile::tempdir().expect("a directory"), bento: OnceCell::new() }
+        Self { runtime, network, scratch: tempfile::tempdir().expect("a directory"), bento: OnceCell::new(), shared: OnceCell::new() }
     }
 
     pub(crate) fn run(&self, name: &str, case: fn(&World) -> Running<'_>) -> Result<(), Failed> {
@@ -64,6 +65,9 @@ impl World {
             if let Some(bento) = self.bento.take() {
                 tokio::join!(bento.direct.program.stop(), bento.tor.program.stop(), bento.site.program.stop());
             }
+            if let Some(shared) = self.shared.take() {
+                shared.stop().await;
+            }
             self.network.down().await;
         });
     }
@@ -71,6 +75,11 @@ impl World {
     /// The website and the nodes, started by the first case that needs them.
     pub(crate) async fn bento(&self) -> Result<&Bento, testnet::Trouble> {
         self.bento.get_or_try_init(|| Bento::start(self)).await
+    }
+
+    /// A `tor` for cases with many nodes, started by the first case that needs it.
+    pub(crate) async fn shared_tor(&self) -> Result<&SharedTor, testnet::Trouble> {
+        self.shared.get_or_try_init(|| SharedTor::start(&self.network, &self.scratch.path().join("shared"))).await
     }
 
     /// The client's SOCKS port.

@@ -9,3 +9,4 @@ pub(crate) mod kills;
 pub(crate) mod offline;
 pub(crate) mod onion_services;
 pub(crate) mod pages;
+pub(crate) mod shards;
