@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bento_tor::{Isolation, Managed, Setup, Socks, SocksError, Stream, find_tor};
 use libtest_mimic::Failed;
 use tempfile::TempDir;
-use testnet::{Network, default_directory};
+use testnet::{Network, bento::SharedTor, default_directory};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -19,7 +19,7 @@ use crate::bento::{Bento, Lender};
 use crate::cases::stem::Ground;
 
 /// Longest a case may take. Each waits for Tor a few times, and one watches a flow of a minute, if need be twice.
-const CASE_DEADLINE: Duration = Duration::from_secs(240);
+const CASE_DEADLINE: Duration = Duration::from_secs(300);
 
 /// Longest one stream may take to open.
 pub(crate) const STREAM_DEADLINE: Duration = Duration::from_secs(30);
@@ -45,6 +45,7 @@ pub(crate) struct World {
     bento: OnceCell<Bento>,
     stem: OnceCell<Ground>,
     lender: OnceCell<Lender>,
+    shared: OnceCell<SharedTor>,
 }
 
 impl World {
@@ -53,7 +54,7 @@ impl World {
         let directory = std::env::var_os("BENTO_TESTNET").map_or_else(default_directory, Into::into);
         let network = runtime.block_on(Network::up(&directory, |line| eprintln!("testnet: {line}"))).expect("a network");
         let scratch = tempfile::tempdir().expect("a directory");
-        Self { runtime, network, scratch, bento: OnceCell::new(), stem: OnceCell::new(), lender: OnceCell::new() }
+        Self { runtime, network, scratch, bento: OnceCell::new(), stem: OnceCell::new(), lender: OnceCell::new(), shared: OnceCell::new() }
     }
 
     pub(crate) fn run(&self, name: &str, case: fn(&World) -> Running<'_>) -> Result<(), Failed> {
@@ -74,6 +75,9 @@ impl World {
             if let Some(lender) = self.lender.take() {
                 lender.node.program.stop().await;
             }
+            if let Some(shared) = self.shared.take() {
+                shared.stop().await;
+            }
             self.network.down().await;
         });
     }
@@ -91,6 +95,11 @@ impl World {
     /// A node that lets functions use its Tor, started by the first case that needs it.
     pub(crate) async fn lender(&self) -> Result<&Lender, testnet::Trouble> {
         self.lender.get_or_try_init(|| Lender::start(self, "lender")).await
+    }
+
+    /// A `tor` for cases with many nodes, started by the first case that needs it.
+    pub(crate) async fn shared_tor(&self) -> Result<&SharedTor, testnet::Trouble> {
+        self.shared.get_or_try_init(|| SharedTor::start(&self.network, &self.scratch.path().join("shared"))).await
     }
 
     /// The client's SOCKS port.

@@ -87,7 +87,7 @@ fn failure_of(error: ClientError, name: &str) -> Failure {
     let text = text.trim();
     let without_number = text.split_once("] ").map_or(text, |(_, text)| text);
     match kind.rsplit('.').next().unwrap_or_default() {
-        "TooFewShards" => Failure::new(FUNCTION, format!("too few shards are good: {text}"))
+        "TooFewShards" => Failure::new(FUNCTION, text)
             .with_hint(format!("try again when their nodes can be reached; `bento shard check {name}` looks at each")),
         "NotEnoughNodes" => Failure::new(NODE, format!("too few nodes took a shard: {text}"))
             .with_hint("try again; or add nodes with `bento nodes add`, and the same command goes on with them"),
@@ -153,10 +153,7 @@ mod tests {
     fn what_shard_says_is_told_in_our_words_and_anything_else_in_its_own() {
         let failed = |error: &str| ClientError::Ended(Outcome::Failed { error: error.into(), traceback: "here\n".into() });
         let few = failure_of(failed("filling.TooFewShards: 1 shards are good, and 2 are needed; shard 0 at x: missing: gone"), "a");
-        assert_eq!(
-            (few.status, few.text.as_str()),
-            (1, "too few shards are good: 1 shards are good, and 2 are needed; shard 0 at x: missing: gone")
-        );
+        assert_eq!((few.status, few.text.as_str()), (1, "1 shards are good, and 2 are needed; shard 0 at x: missing: gone"));
         assert!(few.hint.unwrap().contains("bento shard check a") && few.quoted.is_empty());
         let full = failure_of(failed("Full: [Errno 122] the drop has 9 bytes, and there is room for 3"), "a");
         assert_eq!(full.text, "the node has no room for the file: the drop has 9 bytes, and there is room for 3");

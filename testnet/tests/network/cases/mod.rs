@@ -13,4 +13,5 @@ pub(crate) mod offline;
 pub(crate) mod onion_services;
 pub(crate) mod pages;
 pub(crate) mod replicas;
+pub(crate) mod shards;
 pub(crate) mod stem;

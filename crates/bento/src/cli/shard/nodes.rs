@@ -45,8 +45,6 @@ pub(super) struct Wanted<'a> {
     pub(super) repair: bool,
     /// How many nodes have to take a shard.
     pub(super) count: usize,
-    /// Nodes that do not count, because they have one already.
-    pub(super) taken: Vec<NodeAddress>,
     /// Who is to make the shards, if that was said.
     pub(super) host: Option<&'a str>,
 }
@@ -92,8 +90,7 @@ pub(super) async fn choose(context: &Context, wanted: &Wanted<'_>) -> Result<Cho
     let is_host = |fit: &Fit| host.as_ref().is_none_or(|(_, address)| *address == fit.address);
     // What was given by its address alone is nobody's of the list, and gets no shard.
     let listed = context.nodes()?.read()?;
-    let may_take =
-        |fit: &Fit| fit.takes.is_ok() && !wanted.taken.contains(&fit.address) && listed.iter().any(|(_, known)| *known == fit.address);
+    let may_take = |fit: &Fit| fit.takes.is_ok() && listed.iter().any(|(_, known)| *known == fit.address);
 
     let (count, mut fits, mut silent) = (list.len(), Vec::new(), Vec::new());
     let mut questions = ask::start(context, list).await;
@@ -121,8 +118,7 @@ pub(super) async fn choose(context: &Context, wanted: &Wanted<'_>) -> Result<Cho
     }
     let takers: Vec<&Fit> = fits.iter().filter(|fit| may_take(fit)).collect();
     if takers.len() < wanted.count {
-        let refused = fits.iter().filter(|fit| !wanted.taken.contains(&fit.address));
-        let refused = refused.filter_map(|fit| Some(format!("{}: {}", fit.name, fit.takes.as_ref().err()?)));
+        let refused = fits.iter().filter_map(|fit| Some(format!("{}: {}", fit.name, fit.takes.as_ref().err()?)));
         return Err(too_few(wanted.count, takers.len(), count, refused.chain(silent).collect()));
     }
     let makers: Vec<&Fit> = fits.iter().filter(|fit| is_host(fit) && fit.makes.is_ok()).collect();
@@ -173,7 +169,8 @@ fn too_few(needed: usize, found: usize, asked: usize, reasons: Vec<String>) -> F
 
 fn no_maker(why: Option<String>) -> Failure {
     let text = format!("no node can make the shards or put them together{}", why.map(|why| format!("; {why}")).unwrap_or_default());
-    Failure::new(REFUSED, text).with_hint("it takes a node with the image `shard`: `bento policy NODE` shows what one offers; add others")
+    Failure::new(REFUSED, text)
+        .with_hint("it takes a node with the image `shard`, and `installs` for all shards: add one, or ask for less: `--of`, `--keep`")
 }
 
 fn fit(needs: &Needs, name: String, address: NodeAddress, told: &Description) -> Fit {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bento::{Bounds, ClientError, Drip, Intake, Load, NodeAddress, OutputId, Progress, Shard, Shards};
+use bento::{Bounds, ClientError, Drip, Intake, Load, OutputId, Progress, Shard, Shards};
 use bento_proto::Outcome;
 use tokio::time::sleep;
 
@@ -63,9 +63,7 @@ pub(super) async fn chosen(context: &Context, open: &Open, task: Task, host: Opt
     let repair = matches!(task, Task::Repair { .. });
     // A repair needs as many nodes as shards are lost, which only Shard will know.
     let count = if repair { 1 } else { installs as usize };
-    let holders = open.kept.shards.iter().flat_map(|shards| &shards.shards);
-    let taken: Vec<NodeAddress> = holders.filter_map(|shelf| shelf.node().ok()).collect();
-    choose(context, &Wanted { load: load(open, installs), repair, count, taken: if repair { taken } else { Vec::new() }, host }).await
+    choose(context, &Wanted { load: load(open, installs), repair, count, host }).await
 }
 
 /// Shard, installed, and what was chosen if that was done now. One that has ended meanwhile is followed by another.
