@@ -127,7 +127,7 @@ impl Backends {
             }
             other => {
                 self.set(state, &[]).await?;
-                other.and_then(|_| Err(BackendError::Exists))
+                other.and(Err(BackendError::Exists))
             }
         }
     }
