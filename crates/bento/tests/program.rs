@@ -110,9 +110,12 @@ fn the_help_of_every_command() {
     let mut home = Home::new(good);
     home.see("");
     home.see("--help");
-    let dropbox = ["dropbox", "dropbox put", "dropbox get", "dropbox list", "dropbox rm"];
-    for command in
-        ["nodes", "policy", "install", "invoke", "output", "renew", "run", "status", "shutdown", "browse"].into_iter().chain(dropbox)
+    let nested = ["dropbox", "dropbox put", "dropbox get", "dropbox list", "dropbox rm"];
+    let balance = ["balance", "balance up", "balance status", "balance down"];
+    for command in ["nodes", "policy", "install", "invoke", "output", "renew", "run", "status", "shutdown", "browse"]
+        .into_iter()
+        .chain(nested)
+        .chain(balance)
     {
         home.see(&format!("{command} --help"));
     }
