@@ -105,6 +105,7 @@ fn the_help_of_every_command() {
     let mut home = Home::new(good);
     home.see("");
     home.see("--help");
+    let balance = ["balance", "balance up", "balance status", "balance down"];
     let cover = ["cover", "cover run", "cover send", "cover status"];
     let dropbox = ["dropbox", "dropbox put", "dropbox get", "dropbox list", "dropbox rm"];
     let shard = ["put", "get", "repair", "check", "renew", "list", "rm"].map(|command| format!("shard {command}"));
@@ -114,6 +115,7 @@ fn the_help_of_every_command() {
         .chain(cover)
         .chain(dropbox)
         .chain(shard)
+        .chain(balance)
     {
         home.see(&format!("{command} --help"));
     }
