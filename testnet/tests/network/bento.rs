@@ -51,7 +51,25 @@ impl Lender {
         let lines: Vec<String> = world.network.torrc_lines().iter().chain(&own).map(|line| format!("{line:?}")).collect();
         let tor = format!("lines = [{}]", lines.join(", "));
         let node = Node::start_with(&world.network, &directory, name, "tor", LENT, &tor).await?;
-        Ok(Self { node, control })
+        let lender = Self { node, control };
+        let relays = world.network.relays().iter().filter(|relay| relay.fingerprint.is_some()).count();
+        let known = tokio::time::timeout(COMMAND_DEADLINE, lender.knows(relays)).await;
+        let trouble = Trouble::doing("waiting for a tor that knows all relays");
+        match known {
+            Ok(Ok(())) => Ok(lender),
+            Ok(Err(error)) => Err(trouble(std::io::Error::other(error))),
+            Err(_) => Err(trouble(std::io::ErrorKind::TimedOut.into())),
+        }
+    }
+
+    /// Waits until its tor knows so many relays: the first consensus of a network that was started again lacks some.
+    async fn knows(&self, relays: usize) -> Result<(), ControlError> {
+        let tor = self.tor().await?;
+        let mut events = tor.events(&["NEWCONSENSUS"]).await?;
+        while tor.consensus().await?.relays.iter().filter(|relay| relay.ed25519.is_some()).count() < relays {
+            events.next().await?;
+        }
+        Ok(())
     }
 
     /// Its tor, as whoever else may control it sees it.
