@@ -47,11 +47,12 @@ with Controller.from_port(address=address, port=int(port)) as controller:
         if event.address == service.service_id and event.action in ("REQUESTED", "RECEIVED"):
             fetched.add(event.action)
     print(json.dumps(["fetched", sorted(fetched)]))
-    while True:
+    lines = []
+    while len(lines) < 3:
         content = contents.get(timeout=60)
         if content.address == service.service_id:
-            break
-    lines = [line for line in str(content).splitlines() if line]
+            # A directory that did not have it is told with nothing.
+            lines = [line for line in str(content).splitlines() if line]
     print(json.dumps(["descriptor", lines[1], lines[-1]]))
     controller.remove_ephemeral_hidden_service(service.service_id)
 
