@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod check;
 pub mod config;
 pub mod container;
+pub mod cpu;
 pub mod daemon;
 pub mod detached;
 pub mod egress;
