@@ -10,6 +10,7 @@ pub mod check;
 pub mod config;
 pub mod container;
 pub mod controller;
+pub mod cpu;
 pub mod daemon;
 pub mod detached;
 pub mod egress;

@@ -32,7 +32,7 @@ use crate::{
     broker::{self, Broker},
     container::Container,
     controller::{self, Own, View},
-    jail::{self, ENDED_DEADLINE, Jail, Ready, Trouble, cpu_of},
+    jail::{self, ENDED_DEADLINE, Jail, Ready, Trouble},
     link::{Call, CallError, CallErrorKind, FRAME_BYTES_MAX, FromFunction, Link, ToFunction, Violation, stream_pair},
     machines::{self, Machines},
     pace::Pace,
@@ -244,11 +244,6 @@ impl Process {
         self.slots().as_ref().map_or(0, |slots| slots.open.len())
     }
 
-    /// CPU time so far, from the kernel's own account.
-    pub fn cpu_ms(&self) -> u64 {
-        cpu_of(self.pid).unwrap_or(0)
-    }
-
     fn slots(&self) -> std::sync::MutexGuard<'_, Option<Slots>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -286,10 +281,11 @@ impl Process {
             biased;
             () = container.over.cancelled() => None,
             () = container.meter.exhausted.cancelled() => { container.end(Bound::Traffic); None }
+            () = container.cpu.exhausted.cancelled() => { container.end(Bound::Cpu); None }
             () = self.deaf.cancelled() => Some(Err(Violation::Deaf)),
             // It sleeps until the next invocation, and none is there to be told.
             () = self.rested(container.node.limits.sleep.duration()), if !container.grant.keep_awake() => None,
-            () = self.keep_account(&container) => { container.end(Bound::Cpu); None }
+            () = self.keep_account(&container) => None,
             listened = self.listen(&container, &mut calls) => Some(listened),
         };
         let outcome = match outcome {
@@ -300,7 +296,8 @@ impl Process {
                 _ => Outcome::Failed { error: "the function's process ended".into(), traceback: String::new() },
             },
         };
-        self.close_account(&container, &mut jail).await;
+        jail.settle().await;
+        let _ = self.write_down(&container).await;
         // Ends what is left of it: the jail dies with the program that put it up.
         jail.kill().await;
         calls.shutdown().await;

@@ -15,4 +15,5 @@ mod network;
 mod policy;
 mod ready;
 mod remote;
+mod storing;
 mod support;
