@@ -207,11 +207,11 @@ def _circuits(programs: Path) -> tuple[float, float]:
             flows.append(flow)
         _until(selector, flows, up, lambda: all(flow.times for flow in flows), 120)
         pids = [node.process.pid, *node.below()]
-        before, begin = {pid: cpu_seconds(pid) for pid in pids}, time.monotonic()
+        before, begin = {pid: _cpu(pid, 0.0) for pid in pids}, time.monotonic()
         _until(selector, flows, up, lambda: time.monotonic() > begin + FRAMES * INTERVAL / 2, 120)
         took = time.monotonic() - begin
-        used = sum(cpu_seconds(pid) - since for pid, since in before.items())
-        cover = sum(cpu_seconds(pid) - before[pid] for pid in pids[1:])
+        spent = {pid: _cpu(pid, since) - since for pid, since in before.items()}
+        used, cover = sum(spent.values()), sum(time_ for pid, time_ in spent.items() if pid != node.process.pid)
         _until(selector, flows, up, lambda: all(flow.received >= FRAMES * FRAME_BYTES for flow in flows), 120)
         errors = []
         for flow in flows:
@@ -221,6 +221,14 @@ def _circuits(programs: Path) -> tuple[float, float]:
     cost = 1000 * used / took / CIRCUITS
     print(f"{CIRCUITS} flows of {FRAME_BYTES / INTERVAL:.0f} B/s on one node without Tor: {cost:.2f} ms/s of CPU time each, of which {1000 * cover / took / CIRCUITS:.2f} in the functions; rates off by {statistics.median(errors):.3f} % (median), {max(errors):.3f} % (most)")
     return statistics.median(errors), cost
+
+
+def _cpu(pid: int, ended: float) -> float:
+    """CPU time of a process; that of one that has ended meanwhile is not known any more."""
+    try:
+        return cpu_seconds(pid)
+    except OSError:
+        return ended
 
 
 class _Flow:
