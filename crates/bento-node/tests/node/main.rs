@@ -11,6 +11,7 @@ mod invocations;
 mod lasting;
 mod life;
 mod links;
+mod many;
 mod network;
 mod policy;
 mod ready;
