@@ -78,13 +78,24 @@ impl Node {
     /// Starts a node with a managed tor of its own in this directory, with this egress and more lines for its policy's `[offers]`,
     /// and waits until its onion service is published.
     pub async fn start(network: &Network, directory: &Path, name: &str, egress: &str, offers: &str) -> Result<Self, Trouble> {
+        let lines: Vec<String> = network.torrc_lines().iter().map(|line| format!("{line:?}")).collect();
+        Self::start_with(network, directory, name, egress, offers, &format!("lines = [{}]", lines.join(", "))).await
+    }
+
+    /// The same with these lines for the configuration's `[tor]`.
+    pub async fn start_with(
+        network: &Network,
+        directory: &Path,
+        name: &str,
+        egress: &str,
+        offers: &str,
+        tor: &str,
+    ) -> Result<Self, Trouble> {
         let doing = || Trouble::doing(format!("preparing node {name}"));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(doing())?;
-        let lines: Vec<String> = network.torrc_lines().iter().map(|line| format!("{line:?}")).collect();
         let config = format!(
-            "name = {name:?}\nstate = \"state\"\nnameservers = [\"{}\"]\n[tor]\nlines = [{}]\n[images.python3]\n[images.shard]\npackages = [\"zfec\", \"nacl\", \"_cffi_backend\"]\n[images.tor]\npackages = [\"stem\"]\n[images.web]\npackages = [{}]\ncertificates = {:?}\n",
+            "name = {name:?}\nstate = \"state\"\nnameservers = [\"{}\"]\n[tor]\n{tor}\n[images.python3]\n[images.shard]\npackages = [\"zfec\", \"nacl\", \"_cffi_backend\"]\n[images.tor]\npackages = [\"stem\"]\n[images.web]\npackages = [{}]\ncertificates = {:?}\n",
             network.names().address(),
-            lines.join(", "),
             WEB.map(|package| format!("{package:?}")).join(", "),
             network.ca()?.file().display().to_string(),
         );

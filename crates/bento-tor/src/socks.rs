@@ -69,9 +69,8 @@ impl Isolation {
         (name == NAME && is_digest).then_some(Self { password })
     }
 
-    /// As Tor tells it of a stream.
-    #[cfg(test)]
-    pub(crate) fn told(&self) -> String {
+    /// The SOCKS credentials that it becomes, as Tor tells them of a stream.
+    pub fn told(&self) -> String {
         format!("SOCKS_USERNAME=\"{NAME}\" SOCKS_PASSWORD=\"{}\"", self.password)
     }
 

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use bento_tor::{Auth, ControlAddr, ControlError, Controller};
 use testnet::{
     Trouble,
     bento::{Node, Site},
@@ -35,6 +36,57 @@ impl Bento {
         Ok(Self { site, direct, tor })
     }
 }
+
+/// A node that lets functions use its Tor, and the control port of that tor, to look at it from outside.
+pub(crate) struct Lender {
+    pub(crate) node: Node,
+    control: PathBuf,
+}
+
+impl Lender {
+    pub(crate) async fn start(world: &World, name: &str) -> Result<Self, Trouble> {
+        let directory = world.scratch.path().join(name);
+        let control = directory.join("control");
+        let own = [format!("ControlSocket {}", control.display()), "CookieAuthentication 0".to_owned()];
+        let lines: Vec<String> = world.network.torrc_lines().iter().chain(&own).map(|line| format!("{line:?}")).collect();
+        let tor = format!("lines = [{}]", lines.join(", "));
+        let node = Node::start_with(&world.network, &directory, name, "tor", LENT, &tor).await?;
+        let lender = Self { node, control };
+        let relays = world.network.relays().iter().filter(|relay| relay.fingerprint.is_some()).count();
+        let known = tokio::time::timeout(COMMAND_DEADLINE, lender.knows(relays)).await;
+        let trouble = Trouble::doing("waiting for a tor that knows all relays");
+        match known {
+            Ok(Ok(())) => Ok(lender),
+            Ok(Err(error)) => Err(trouble(std::io::Error::other(error))),
+            Err(_) => Err(trouble(std::io::ErrorKind::TimedOut.into())),
+        }
+    }
+
+    /// Waits until its tor knows so many relays: the first consensus of a network that was started again lacks some.
+    async fn knows(&self, relays: usize) -> Result<(), ControlError> {
+        let tor = self.tor().await?;
+        let mut events = tor.events(&["NEWCONSENSUS"]).await?;
+        while tor.consensus().await?.relays.iter().filter(|relay| relay.ed25519.is_some()).count() < relays {
+            events.next().await?;
+        }
+        Ok(())
+    }
+
+    /// Its tor, as whoever else may control it sees it.
+    pub(crate) async fn tor(&self) -> Result<Controller, ControlError> {
+        Controller::connect(&ControlAddr::Unix(self.control.clone()), &Auth::Automatic).await
+    }
+
+    /// Circuits of functions, by their paths.
+    pub(crate) async fn circuits(&self) -> Result<Vec<Vec<String>>, ControlError> {
+        let circuits = self.tor().await?.circuits().await?;
+        let of_functions = circuits.into_iter().filter(|circuit| circuit.purpose == "CONTROLLER");
+        Ok(of_functions.map(|circuit| circuit.path.iter().map(|hop| hop.fingerprint.to_string()).collect()).collect())
+    }
+}
+
+/// What such a node offers.
+pub(crate) const LENT: &str = "calls = [\"tor.*\", \"net.connect\"]\ncircuits = 40\nonion_services = 3\ninvocations = 4\n";
 
 /// What a command of the client said.
 pub(crate) struct Said {

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         cases::offline::CASES,
         cases::drops::CASES,
         cases::kills::CASES,
+        cases::broker::CASES,
         cases::faults::CASES,
         cases::stem::CASES,
     ]

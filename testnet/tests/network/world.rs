@@ -15,8 +15,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 
-use crate::bento::Bento;
-use crate::cases::stem::Ground;
+use crate::bento::{Bento, Lender};
+use crate::cases::stem::Plain;
 
 /// Longest a case may take. Each waits for Tor a few times.
 const CASE_DEADLINE: Duration = Duration::from_secs(120);
@@ -43,7 +43,8 @@ pub(crate) struct World {
     /// A directory for the cases, gone at the end.
     pub(crate) scratch: TempDir,
     bento: OnceCell<Bento>,
-    stem: OnceCell<Ground>,
+    lender: OnceCell<Lender>,
+    plain: OnceCell<Plain>,
 }
 
 impl World {
@@ -51,7 +52,8 @@ impl World {
         let runtime = Runtime::new().expect("a runtime");
         let directory = std::env::var_os("BENTO_TESTNET").map_or_else(default_directory, Into::into);
         let network = runtime.block_on(Network::up(&directory, |line| eprintln!("testnet: {line}"))).expect("a network");
-        Self { runtime, network, scratch: tempfile::tempdir().expect("a directory"), bento: OnceCell::new(), stem: OnceCell::new() }
+        let scratch = tempfile::tempdir().expect("a directory");
+        Self { runtime, network, scratch, bento: OnceCell::new(), lender: OnceCell::new(), plain: OnceCell::new() }
     }
 
     pub(crate) fn run(&self, name: &str, case: fn(&World) -> Running<'_>) -> Result<(), Failed> {
@@ -66,8 +68,11 @@ impl World {
             if let Some(bento) = self.bento.take() {
                 tokio::join!(bento.direct.program.stop(), bento.tor.program.stop(), bento.site.program.stop());
             }
-            if let Some(stem) = self.stem.take() {
-                stem.end().await;
+            if let Some(plain) = self.plain.take() {
+                plain.end().await;
+            }
+            if let Some(lender) = self.lender.take() {
+                lender.node.program.stop().await;
             }
             self.network.down().await;
         });
@@ -78,9 +83,14 @@ impl World {
         self.bento.get_or_try_init(|| Bento::start(self)).await
     }
 
-    /// What the cases about Stem share, started by the first of them.
-    pub(crate) async fn stem(&self) -> Result<&Ground, Error> {
-        self.stem.get_or_try_init(|| Ground::start(self)).await
+    /// A node that lets functions use its Tor, started by the first case that needs it.
+    pub(crate) async fn lender(&self) -> Result<&Lender, testnet::Trouble> {
+        self.lender.get_or_try_init(|| Lender::start(self, "lender")).await
+    }
+
+    /// A `tor` with a control port, started by the first case that needs it.
+    pub(crate) async fn plain(&self) -> Result<&Plain, Error> {
+        self.plain.get_or_try_init(|| Plain::start(self)).await
     }
 
     /// The client's SOCKS port.

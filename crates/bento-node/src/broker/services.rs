@@ -118,6 +118,22 @@ pub(super) struct Service {
     closed: CancellationToken,
 }
 
+#[cfg(test)]
+impl Service {
+    /// One that no client reaches.
+    pub(super) fn for_tests() -> Self {
+        let target = Target::Tcp(([127, 0, 0, 1], 1).into());
+        let door = Door { listeners: Vec::new(), turn: tokio::sync::Mutex::new(()) };
+        Self {
+            address: None,
+            wanted: OnionService::new(80, target),
+            uploaded: watch::channel(false).0,
+            door: Arc::new(door),
+            closed: CancellationToken::new(),
+        }
+    }
+}
+
 impl Drop for Service {
     fn drop(&mut self) {
         self.closed.cancel();

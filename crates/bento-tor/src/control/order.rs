@@ -72,11 +72,16 @@ impl Order {
         Self { then: Some(Box::new(then)), ..self }
     }
 
+    /// The line that is written.
+    pub fn line(&self) -> &str {
+        self.text.trim_end()
+    }
+
     fn new(text: String) -> Self {
         Self { text: text + "\r\n", then: None }
     }
 
-    /// The line, and what is to hear the reply.
+    /// The line as it is written, and what is to hear the reply.
     pub(super) fn parts(self) -> (String, Heard) {
         let Self { text, then } = self;
         let command = text.split(' ').next().unwrap_or_default().to_owned();

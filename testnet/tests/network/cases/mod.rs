@@ -1,5 +1,6 @@
 //! The cases, by what they are about.
 
+pub(crate) mod broker;
 pub(crate) mod daemons;
 pub(crate) mod drops;
 pub(crate) mod exits;
