@@ -27,7 +27,7 @@ const SOCKS: &str = "127.46.0.1:9050";
 /// Longest that one script may take.
 const SCRIPT_DEADLINE: Duration = Duration::from_secs(100);
 
-const NEEDS: &str = "image = 'tor'\nmemory = '256 MiB'\ncalls = ['net.connect', 'tor.*']\ncircuits = 8\nonion_services = 4\nprocesses = 32\negress = 'tor'\n\
+const NEEDS: &str = "image = 'tor'\nmemory = '256 MiB'\ncalls = ['net.connect', 'tor.*']\ncircuits = 8\nonion_services = 3\nprocesses = 32\negress = 'tor'\n\
     connect = ['accept 127.80.0.0/16:*', 'accept *:80']";
 
 /// Runs a script of the bundle; what it prints is the output. Nothing of the script is changed.
