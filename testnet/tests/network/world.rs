@@ -16,7 +16,7 @@ use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 
 use crate::bento::{Bento, Lender};
-use crate::cases::stem::Ground;
+use crate::cases::stem::Plain;
 
 /// Longest a case may take. Each waits for Tor a few times, and one watches a flow of a minute, if need be twice.
 const CASE_DEADLINE: Duration = Duration::from_secs(300);
@@ -43,8 +43,8 @@ pub(crate) struct World {
     /// A directory for the cases, gone at the end.
     pub(crate) scratch: TempDir,
     bento: OnceCell<Bento>,
-    stem: OnceCell<Ground>,
     lender: OnceCell<Lender>,
+    plain: OnceCell<Plain>,
     shared: OnceCell<SharedTor>,
 }
 
@@ -54,7 +54,7 @@ impl World {
         let directory = std::env::var_os("BENTO_TESTNET").map_or_else(default_directory, Into::into);
         let network = runtime.block_on(Network::up(&directory, |line| eprintln!("testnet: {line}"))).expect("a network");
         let scratch = tempfile::tempdir().expect("a directory");
-        Self { runtime, network, scratch, bento: OnceCell::new(), stem: OnceCell::new(), lender: OnceCell::new(), shared: OnceCell::new() }
+        Self { runtime, network, scratch, bento: OnceCell::new(), lender: OnceCell::new(), plain: OnceCell::new(), shared: OnceCell::new() }
     }
 
     pub(crate) fn run(&self, name: &str, case: fn(&World) -> Running<'_>) -> Result<(), Failed> {
@@ -69,8 +69,8 @@ impl World {
             if let Some(bento) = self.bento.take() {
                 tokio::join!(bento.direct.program.stop(), bento.tor.program.stop(), bento.site.program.stop());
             }
-            if let Some(stem) = self.stem.take() {
-                stem.end().await;
+            if let Some(plain) = self.plain.take() {
+                plain.end().await;
             }
             if let Some(lender) = self.lender.take() {
                 lender.node.program.stop().await;
@@ -87,11 +87,6 @@ impl World {
         self.bento.get_or_try_init(|| Bento::start(self)).await
     }
 
-    /// What the cases about Stem share, started by the first of them.
-    pub(crate) async fn stem(&self) -> Result<&Ground, Error> {
-        self.stem.get_or_try_init(|| Ground::start(self)).await
-    }
-
     /// A node that lets functions use its Tor, started by the first case that needs it.
     pub(crate) async fn lender(&self) -> Result<&Lender, testnet::Trouble> {
         self.lender.get_or_try_init(|| Lender::start(self, "lender")).await
@@ -100,6 +95,11 @@ impl World {
     /// A `tor` for cases with many nodes, started by the first case that needs it.
     pub(crate) async fn shared_tor(&self) -> Result<&SharedTor, testnet::Trouble> {
         self.shared.get_or_try_init(|| SharedTor::start(&self.network, &self.scratch.path().join("shared"))).await
+    }
+
+    /// A `tor` with a control port, started by the first case that needs it.
+    pub(crate) async fn plain(&self) -> Result<&Plain, Error> {
+        self.plain.get_or_try_init(|| Plain::start(self)).await
     }
 
     /// The client's SOCKS port.
