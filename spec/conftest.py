@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("cases")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 PATIENCE = 60.0
@@ -263,6 +265,20 @@ def run(node: Node, code: str, method: str, needs: str = "", arguments: str = "{
     archive = bundle(code, needs)
     headers = {"Bento-Bundle-Length": str(len(archive)), "Bento-Arguments": arguments}
     return ask(node, "POST", f"/v1/run/{method}", headers, archive + body)
+
+
+def when_stopping(node: Node, first: bytes, rest: bytes) -> Answer:
+    """The answer to a request that has begun when the node is told to stop, and comes as a whole only then."""
+    session = Session(node)
+    session.send(first)
+    # The node must have read it: a stream on which nothing came yet is closed at once.
+    time.sleep(0.3)
+    node.process.terminate()
+    node.until("stopping")
+    # It is logged a moment before it is so.
+    time.sleep(0.2)
+    session.send(rest)
+    return session.answer()
 
 
 def eventually(what: Callable[[], bool]) -> None:

@@ -51,9 +51,9 @@ def test_what_is_left_out_has_the_value_of_the_table(start):
     cases = json.loads(Path(__file__).with_name("vectors").joinpath("admit.json").read_text())["cases"]
     told = {case["refused"]["key"]: case["refused"]["needs"] for case in cases if "left out" in case["name"]}
     needs = {key.strip("`"): needed.strip("`") for key, _, _, needed, _, _, _ in lines}
-    assert told == {key: needs[key].strip('"') for key in needs if key not in ("image", "calls", "egress", "connect", "syscalls", "storage", "keep_awake", "installs")}
+    assert told == {key: needs[key].strip('"') for key in needs if key not in ("image", "calls", "egress", "connect", "syscalls", "storage", "keep_awake", "installs", "circuits", "onion_services")}
     # Of these a manifest that leaves them out asks for nothing.
-    assert [needs[key] for key in ("storage", "keep_awake", "installs")] == ['"0 B"', "false", "0"]
+    assert [needs[key] for key in ("storage", "keep_awake", "installs", "circuits", "onion_services")] == ['"0 B"', "false", "0", "0", "0"]
     # All of them written out are within what a policy offers by itself.
     full = "".join(f"{key} = {value}\n" for key, value in needs.items())
     assert run(left_out, "def hello(api):\n    api.output.write(b'x')\n", "hello", full).status == 200

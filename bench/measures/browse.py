@@ -5,7 +5,6 @@ import os
 import socket
 import ssl
 import statistics
-import subprocess
 import tempfile
 import threading
 import time
@@ -15,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from measures import fetcher
+from measures import network as private
 from measures.machine import ROOT, figure, line
 from measures.programs import Program, Trouble, build
 
@@ -25,18 +25,10 @@ SITE, SECOND = ("www.gazette.example", "127.80.0.1"), ("media.gazette.example", 
 RULE = "accept 127.80.0.0/16:*"
 """The website has private addresses, which a node and a function must both name to reach."""
 
-RETRY_SECONDS = 1.0
-
 METER_SECONDS = 1.5
 """Tor tells once a second what its connections carried."""
 
-UP_SECONDS_MAX = 240
-"""A first start makes keys and waits for the authorities' first consensus."""
-
 BROWSE_SECONDS_MAX = 120
-
-NODE_UNREACHABLE = 6
-"""`bento`'s exit status for that."""
 
 
 def measure(rounds: int = ROUNDS) -> None:
@@ -44,9 +36,9 @@ def measure(rounds: int = ROUNDS) -> None:
     programs = build("bento", "bento-node", "bento-jail", "testnet")
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bento-bench-")))
-        network = _network(stack, programs, directory)
-        site = _site(stack, network, directory)
-        node = _node(stack, programs, network, directory)
+        network = start_network(stack, programs, directory)
+        site = start_site(stack, network, directory)
+        node = start_node(stack, programs, network, directory)
         socks = network["socks"].rpartition(":")
         client = _Client(programs, directory, node, network["socks"])
         meter = _Meter(stack, network)
@@ -109,19 +101,14 @@ class _Client:
     def __init__(self, programs: Path, directory: Path, node: str, socks: str) -> None:
         self._output = directory / "page.html"
         self._words = [programs / "bento", "browse", "--json", "--force", "--output", self._output, "--node", node, "--connect", RULE, "--socks", socks]
-        # Until the first page: a descriptor that has just been published is not at once where every client looks.
-        self._patience = time.monotonic() + UP_SECONDS_MAX
+        # Until the first page.
+        self._patience = time.monotonic() + private.UP_SECONDS_MAX
         self._environment = {**os.environ, "XDG_DATA_HOME": str(directory / "data"), "XDG_CONFIG_HOME": str(directory / "config")}
 
     def browse(self, url: str) -> dict:
         """Fetches a page; what the program tells of it."""
-        done = subprocess.run([*self._words, url], env=self._environment, capture_output=True, text=True, timeout=BROWSE_SECONDS_MAX)
-        while done.returncode == NODE_UNREACHABLE and time.monotonic() < self._patience:
-            time.sleep(RETRY_SECONDS)
-            done = subprocess.run([*self._words, url], env=self._environment, capture_output=True, text=True, timeout=BROWSE_SECONDS_MAX)
+        done = private.patiently([*self._words, url], self._environment, self._patience, BROWSE_SECONDS_MAX)
         self._patience = 0
-        if done.returncode:
-            raise Trouble(f"bento browse ended with {done.returncode}\n{done.stderr}")
         told = json.loads(done.stdout)
         if told["outcome"] != "page" or told["missing"]:
             raise Trouble(f"bento browse did not fetch all of the page: {done.stdout}")
@@ -175,14 +162,14 @@ class _Meter:
                 return told
 
 
-def _network(stack: ExitStack, programs: Path, directory: Path) -> dict:
+def start_network(stack: ExitStack, programs: Path, directory: Path) -> dict:
+    """Brings a private network up, with the names of the website in it."""
     names = [f"--name={name}={address}" for name, address in (SITE, SECOND)]
-    words = [programs / "testnet", "up", "--until-stdin-closes", *names, f"--certificate={SITE[0]},{SECOND[0]}"]
-    network = stack.enter_context(Program("testnet", list(map(str, words)), directory / "testnet.log"))
-    return json.loads(network.wait_for(r"^\{.*\}$", UP_SECONDS_MAX).group())
+    return private.up(stack, programs, directory, *names, f"--certificate={SITE[0]},{SECOND[0]}")
 
 
-def _site(stack: ExitStack, network: dict, directory: Path) -> dict:
+def start_site(stack: ExitStack, network: dict, directory: Path) -> dict:
+    """Starts the website; its addresses by scheme."""
     # An ordinary user cannot have the usual ports; then others do.
     usual = True
     try:
@@ -198,24 +185,15 @@ def _site(stack: ExitStack, network: dict, directory: Path) -> dict:
     return {scheme: f"{scheme}://{SITE[0]}{'' if usual else f':{port}'}/" for scheme, port in ports.items()}
 
 
-def _node(stack: ExitStack, programs: Path, network: dict, directory: Path) -> str:
-    home = directory / "node"
-    home.mkdir(mode=0o700)
-    lines = json.dumps(Path(network["torrc"]).read_text().splitlines())
+def start_node(stack: ExitStack, programs: Path, network: dict, directory: Path) -> str:
+    """Starts a node with egress `direct`; its address."""
     packages = [
         "brotli", "_brotli", "html5lib", "tinycss2", "webencodings", "six", "lxml", "bs4",
         "soupsieve", "requests", "urllib3", "idna", "certifi", "chardet", "charset_normalizer",
     ]
-    (home / "bentod.toml").write_text(
-        f'name = "Benchmark"\nstate = "state"\nnameservers = ["{network["dns"]}"]\n[tor]\nlines = {lines}\n[images.python3]\n'
-        f"[images.web]\npackages = {json.dumps(packages)}\ncertificates = {json.dumps(network['ca'])}\n"
-    )
-    (home / "policy.toml").write_text(
-        f'[offers]\nimage = ["python3", "web"]\nmemory = "1 GiB"\negress = ["direct"]\nconnect = ["{RULE}", "accept *:80", "accept *:443"]\n'
-    )
-    words = [str(programs / "bentod"), "run", "--config", str(home / "bentod.toml")]
-    node = stack.enter_context(Program("bentod", words, home / "log"))
-    return node.wait_for(r"published address=(\S+)", UP_SECONDS_MAX).group(1)
+    images = f"[images.python3]\n[images.web]\npackages = {json.dumps(packages)}\ncertificates = {json.dumps(network['ca'])}\n"
+    policy = f'[offers]\nimage = ["python3", "web"]\nmemory = "1 GiB"\negress = ["direct"]\nconnect = ["{RULE}", "accept *:80", "accept *:443"]\n'
+    return private.node(stack, programs, directory, network, policy, f'nameservers = ["{network["dns"]}"]', images)[1]
 
 
 def _resources(client: _Client, url: str, counts: str) -> tuple[str, list[str]]:

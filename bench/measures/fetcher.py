@@ -18,11 +18,14 @@ CONNECTIONS = 6
 
 PATIENCE_SECONDS = 60
 
+BLOCK_BYTES = 65_536
+"""Of a body that is sent, at once."""
+
 
 def fetch(page: str, others: list[str], socks: tuple[str, int], isolation: str, tls: ssl.SSLContext | None) -> int:
     """Fetches the page, then the others in parallel. Returns the bytes of all bodies."""
     first = urlsplit(page)
-    connection = _Connection(first, socks, isolation, tls)
+    connection = Connection(first, socks, isolation, tls)
     total = _get(connection, first)
     if not others:
         return total
@@ -32,7 +35,7 @@ def fetch(page: str, others: list[str], socks: tuple[str, int], isolation: str, 
     sizes: list[int] = []
     errors: list[BaseException] = []
 
-    def work(left: queue.SimpleQueue, kept: _Connection | None) -> None:
+    def work(left: queue.SimpleQueue, kept: Connection | None) -> None:
         try:
             while True:
                 try:
@@ -40,7 +43,7 @@ def fetch(page: str, others: list[str], socks: tuple[str, int], isolation: str, 
                 except queue.Empty:
                     break
                 if kept is None:
-                    kept = _Connection(url, socks, isolation, tls)
+                    kept = Connection(url, socks, isolation, tls)
                 sizes.append(_get(kept, url))
         except (OSError, http.client.HTTPException, Trouble) as error:
             errors.append(error)
@@ -64,7 +67,7 @@ def fetch(page: str, others: list[str], socks: tuple[str, int], isolation: str, 
     return total + sum(sizes)
 
 
-def _get(connection: "_Connection", url: SplitResult) -> int:
+def _get(connection: "Connection", url: SplitResult) -> int:
     connection.request("GET", url.path + (f"?{url.query}" if url.query else ""))
     response = connection.getresponse()
     body = response.read()
@@ -73,11 +76,12 @@ def _get(connection: "_Connection", url: SplitResult) -> int:
     return len(body)
 
 
-class _Connection(http.client.HTTPConnection):
+class Connection(http.client.HTTPConnection):
     """A connection through Tor."""
 
     def __init__(self, url: SplitResult, socks: tuple[str, int], isolation: str, tls: ssl.SSLContext | None) -> None:
-        super().__init__(url.hostname, url.port or (443 if url.scheme == "https" else 80), timeout=PATIENCE_SECONDS)
+        port = url.port or (443 if url.scheme == "https" else 80)
+        super().__init__(url.hostname, port, timeout=PATIENCE_SECONDS, blocksize=BLOCK_BYTES)
         self._socks = socks
         self._isolation = isolation.encode()
         self._tls = tls if url.scheme == "https" else None

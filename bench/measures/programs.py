@@ -91,10 +91,10 @@ class Program:
 
 
 class Node(Program):
-    """A `bentod` without Tor."""
+    """A `bentod` without Tor. `near`: where its directory is made, in place of the usual one for what is temporary."""
 
-    def __init__(self, programs: Path, policy: str = POLICY, limits: str = "") -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="bento-bench-")
+    def __init__(self, programs: Path, policy: str = POLICY, limits: str = "", near: "str | Path | None" = None) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix=".bento-bench-" if near else "bento-bench-", dir=near)
         directory = Path(self._directory.name)
         (directory / "policy.toml").write_text(policy)
         self.config = directory / "bentod.toml"

@@ -22,7 +22,8 @@ PART_BYTES = 4 * 1024 * 1024
 """How much of an upload becomes durable at once, and the most that one keeps in memory."""
 
 RESERVE_BYTES = 8 * 1024 * 1024
-"""Bytes of a download that are counted before they are sent: at most so many are counted in vain when the node is killed."""
+"""Bytes of a download that are counted before they are sent: at most so many are counted in vain when the node is killed. They go from the
+store to the reader, and are never here."""
 
 META_BYTES_MAX = 4_096
 """Longest metadata. They are the client's, encrypted or not."""
@@ -50,6 +51,9 @@ STORED_BYTES = 4 * 1_024
 
 _LOCKS = [_thread.allocate_lock() for _ in range(64)]
 _BEGINNING = _thread.allocate_lock()
+
+# SHA-256 so far of drops that come, and of how many bytes: what came in one life of this process is not read again at its end.
+_digests: dict[str, tuple] = {}
 
 # Bytes that running downloads may still send, by drop: promised to them, and not yet counted in the store.
 _promised: dict[str, int] = {}
@@ -290,11 +294,23 @@ def _taken(api, drop: str, position: int) -> int:
                     raise TooLarge(f"the drop was announced with {size} bytes, and more have come")
                 fresh = memoryview(part)[min(len(part), have - position):]
                 if fresh.nbytes and record["sha256"] is None:
+                    begun = have
                     have = api.store.append(f"c/{drop}", fresh)
+                    _digest(drop, begun, fresh)
                 position += len(part)
             part = bytearray()
         if not more:
             return have
+
+
+def _digest(drop: str, at: int, part: memoryview) -> None:
+    """Goes on with the digest of a drop whose lock is held, with what was added at this byte; or gives it up, if what was before is unknown."""
+    import hashlib
+
+    known, digest = (0, hashlib.sha256()) if at == 0 else _digests.pop(drop, (None, None))
+    if known == at:
+        digest.update(part)
+        _digests[drop] = (at + part.nbytes, digest)
 
 
 def _read(api, part: bytearray) -> bool:
@@ -319,11 +335,12 @@ def _finished(api, drop: str, sha256: str | None) -> dict:
         have = _have(api, drop)
         if have != record["size"]:
             raise NotFinished(f"{have} of {record['size']} bytes are there; go on from {have}")
+        known, digest = _digests.get(drop, (0, hashlib.sha256()))
     found = record["sha256"]
     if found is None:
         # Without the lock: a drop of some gigabytes takes a while, and nothing is added to one that is whole.
-        digest = hashlib.sha256()
-        if have:
+        if known != have:
+            digest = hashlib.sha256()
             with api.store.open(f"c/{drop}") as file:
                 for chunk in file:
                     digest.update(chunk)
@@ -335,6 +352,7 @@ def _finished(api, drop: str, sha256: str | None) -> dict:
         if record["sha256"] is None:
             record["sha256"] = found
             _write(api, drop, record)
+        _digests.pop(drop, None)
     return {"size": record["size"], "sha256": found, "expires": record["expires"]}
 
 
@@ -369,10 +387,16 @@ def _sent(api, drop: str, offset: int, length: int | None, pad: "int | list[int]
     try:
         api.output.type("application/octet-stream", name)
         api.output.length(count)
-        for piece in _pieces(api, drop, record, offset, end, None if pad is None else total):
+        for piece in _pieces(record, offset, end, None if pad is None else total):
             meter.before(len(piece))
-            api.output.write(piece)
-            meter.after(len(piece))
+            before = api.output.written
+            try:
+                if isinstance(piece, range):
+                    api.output.write_stored(f"c/{drop}", piece.start, len(piece))
+                else:
+                    api.output.write(piece)
+            finally:
+                meter.after(api.output.written - before)
     finally:
         meter.close()
 
@@ -423,18 +447,17 @@ def _promise(drop: str, count: int) -> None:
         _promised[drop] = total
 
 
-def _pieces(api, drop: str, record: dict, offset: int, end: int, padded: int | None):
-    """The bytes of a drop from offset to end; `padded`: of its padded form, which has so many bytes."""
+def _pieces(record: dict, offset: int, end: int, padded: int | None):
+    """What a drop has from offset to end: bytes, or a range of what is stored. `padded`: of its padded form, which has so many bytes."""
     start = 0
     if padded is not None:
         header = padding.header(record["size"], bytes.fromhex(record["sha256"]))
         start = len(header)
         if offset < min(start, end):
             yield header[offset:end]
-    first, last = max(offset, start) - start, min(end - start, record["size"])
-    if first < last:
-        with api.store.open(f"c/{drop}", first, last - first) as file:
-            yield from file
+    stored = range(max(offset, start) - start, min(end - start, record["size"]))
+    for at in range(0, len(stored), RESERVE_BYTES):
+        yield stored[at : at + RESERVE_BYTES]
     zeros = end - max(offset, start + record["size"])
     while zeros > 0:
         yield bytes(min(65_536, zeros))
@@ -487,6 +510,7 @@ def _erase(api, drop: str) -> bool:
     # Due at once: so the next invocation goes on where a kill cuts this short.
     due = f"x/{0:011}/{drop}"
     api.store.put(due, b"")
+    _digests.pop(drop, None)
     for name in (f"d/{drop}", f"c/{drop}", f"x/{expires:011}/{drop}", due):
         api.store.delete(name)
     return True
@@ -509,6 +533,7 @@ def _sweep(api) -> None:
                 expires = 0
             # A marker may be older than the drop: of an announcement that was cut short and made again.
             if expires <= now:
+                _digests.pop(drop, None)
                 api.store.delete(f"d/{drop}")
                 api.store.delete(f"c/{drop}")
             api.store.delete(marker)

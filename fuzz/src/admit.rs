@@ -59,6 +59,8 @@ const AMOUNTS: &[(&str, Kind, u64, u64, u64)] = &[
     ("descriptors", Kind::Count, 8, 64, 256),
     ("invocations", Kind::Count, 1, 1, 8),
     ("installs", Kind::Count, 0, 0, 4),
+    ("circuits", Kind::Count, 0, 0, 8),
+    ("onion_services", Kind::Count, 0, 0, 1),
 ];
 
 const IMAGES: &[&str] = &["python3", "web", "a-1"];
@@ -203,6 +205,8 @@ pub fn run(data: &[u8]) {
                 grant.descriptors().into(),
                 grant.invocations().into(),
                 grant.installs().into(),
+                grant.circuits().into(),
+                grant.onion_services().into(),
             ];
             for ((key, need, offer), granted) in numbers.iter().zip(granted) {
                 assert!(granted <= *offer && granted == *need, "{key}: granted {granted} of {offer} for {need}");

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bento.links import Links
+    from bento.maybenot import Maybenot
     from bento.nodes import Nodes
     from bento.store import Store
     from bento.streams import Data, Exchange
+    from bento.tor import Tor
 
     Ask = Callable[..., "Call"]
     """`ask(name, arguments, notify=None)` sends a call to the node and returns it at once."""
@@ -64,7 +66,7 @@ class BadCall(OSError):
 
 
 class Missing(FileNotFoundError):
-    """The store has nothing of this name."""
+    """There is nothing of this name or number."""
 
 
 class Full(OSError):
@@ -202,6 +204,33 @@ class Output(io.RawIOBase):
             self._stream.sendall(octets)
         return count
 
+    def write_stored(self, name: str, offset: int = 0, length: int | None = None) -> int:
+        """Writes what the store has under a name, or `length` bytes of it from `offset` on (fewer at its end); returns how many.
+
+        The bytes go from the node's disk to the client and do not come here, so it costs no memory and hardly any CPU time.
+        """
+        from bento.store import ranged
+
+        if self.closed:
+            raise ValueError("the output is closed")
+        with self._turn:
+            left = None if self._length is None else self._length - self._written
+            asked = min((number for number in (length, left) if number is not None), default=None)
+            answer, _ = self._ask("store.send", ranged(name, offset, asked)).result()
+            sent = answer["sent"]
+            self._written += sent
+        there = max(0, answer["bytes"] - offset)
+        if sent < (there if asked is None else min(there, asked)):
+            raise BrokenPipeError(errno.EPIPE, "nobody takes the output any more")
+        if sent < (there if length is None else min(there, length)):
+            raise ValueError(f"this would exceed the declared length of {self._length} bytes")
+        return sent
+
+    @property
+    def written(self) -> int:
+        """How many bytes were written so far."""
+        return self._written
+
     def close(self) -> None:
         """Ends the output; the method may go on."""
         if not self.closed:
@@ -296,6 +325,15 @@ class Api:
         return self._parts["nodes"]
 
     @property
+    def maybenot(self) -> "Maybenot":
+        """State machines of traffic analysis defences."""
+        if "maybenot" not in self._parts:
+            from bento.maybenot import Maybenot
+
+            self._parts["maybenot"] = Maybenot(self._ask)
+        return self._parts["maybenot"]
+
+    @property
     def link(self) -> "Links":
         """Addresses under which one method can be run without a token."""
         if "link" not in self._parts:
@@ -303,6 +341,15 @@ class Api:
 
             self._parts["link"] = Links(self._ask)
         return self._parts["link"]
+
+    @property
+    def tor(self) -> "Tor":
+        """The node's Tor: circuits, onion services and descriptors of the function's own."""
+        if "tor" not in self._parts:
+            from bento.tor import Tor
+
+            self._parts["tor"] = Tor(self._ask)
+        return self._parts["tor"]
 
     def seal(self, to: str, data: "Data") -> "Exchange":
         """The data encrypted to a recipient (`age1…`), as a binary file to read from: an age file that only the recipient can open."""

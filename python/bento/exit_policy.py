@@ -85,6 +85,10 @@ class Rule:
         # An accept reaches private addresses only where it names them; a reject reaches all that it covers.
         return inside and (not self.accept or self._names_private or not is_private(address))
 
+    def is_one_of(self, patterns: tuple[str, ...]) -> bool:
+        """Is its pattern one of these?"""
+        return self._pattern in patterns
+
     def has_port(self, port: int) -> bool:
         """Is the port one of its?"""
         return self._ports[0] <= port <= self._ports[1]
@@ -99,6 +103,14 @@ class ExitPolicy:
     def accepts(self, address: Address, port: int) -> bool:
         """May a connection go there?"""
         return next((rule.accept for rule in self.rules if rule.matches(address, port)), False)
+
+    def accepts_onion(self, port: int) -> bool:
+        """May a connection go to an onion service at this port? Those rules decide that are about every address of a family."""
+
+        def everywhere(patterns: tuple[str, ...]) -> bool:
+            return next((rule.accept for rule in self.rules if rule.has_port(port) and rule.is_one_of(patterns)), False)
+
+        return everywhere(("*", "*4", "0.0.0.0/0", "[::]/0")) and everywhere(("*", "*6", "[::]/0"))
 
     def may_accept_port(self, port: int) -> bool:
         """Is there a rule that accepts anything at this port? Asked before a name is resolved."""

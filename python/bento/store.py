@@ -203,10 +203,7 @@ class Store:
 
     def open(self, name: str, offset: int = 0, length: int | None = None) -> Reader:
         """The same as a file to read from, for what is large."""
-        for number in (offset, length):
-            if number is not None and (not isinstance(number, int) or number < 0):
-                raise ValueError("offset and length are whole numbers of bytes")
-        answer, stream = self._ask("store.get", {"name": _checked(name), "offset": offset, "length": length}).result()
+        answer, stream = self._ask("store.get", ranged(name, offset, length)).result()
         size = answer["bytes"]
         count = max(0, size - offset)
         if length is not None:
@@ -251,6 +248,14 @@ class Store:
         except Missing:
             return False
         return True
+
+
+def ranged(name: str, offset: int, length: int | None) -> dict:
+    """The arguments of a call that is about a part of what a name has."""
+    for number in (offset, length):
+        if number is not None and (not isinstance(number, int) or number < 0):
+            raise ValueError("offset and length are whole numbers of bytes")
+    return {"name": _checked(name), "offset": offset, "length": length}
 
 
 def _checked(name: str) -> str:

@@ -31,9 +31,11 @@ class Refusal(Exception):
 class Running:
     """An invocation as the node sees it."""
 
-    def __init__(self, number: int, stream: socket.socket) -> None:
+    def __init__(self, number: int, stream: socket.socket, own: socket.socket) -> None:
         self.number = number
         self.stream = stream
+        # Of the function's end: what the node writes there comes between what the function writes.
+        self.own = own
         self.report: queue.Queue[dict] = queue.Queue()
         self.logs: list[str] = []
         self.length: int | None = None
@@ -116,7 +118,7 @@ class Node:
         """Starts an invocation."""
         self._number += 1
         ours, theirs = socket.socketpair()
-        running = self._running[self._number] = Running(self._number, ours)
+        running = self._running[self._number] = Running(self._number, ours, theirs.dup())
         self.send({"invoke": self._number, "method": method, "arguments": arguments, "seconds": seconds}, theirs)
         return running
 
@@ -169,13 +171,18 @@ class Node:
             try:
                 data = self._socket.recv(65_537)
             except OSError:
-                return
+                data = b""
             if not data:
+                # The end of the process is the end of its streams.
+                for running in list(self._running.values()):
+                    running.own.close()
                 return
             assert len(data) <= 65_536
             frame = json.loads(data)
             if "done" in frame:
-                self._running[frame.pop("done")].report.put(frame)
+                running = self._running[frame.pop("done")]
+                running.own.close()
+                running.report.put(frame)
             elif "call" not in frame:
                 self.frames.put(frame)
             elif frame["name"] in self.manual:
@@ -195,6 +202,8 @@ class Node:
                 running.length = arguments["bytes"]
             elif call["name"] == "output.type":
                 running.kind = arguments["type"], arguments["name"]
+            elif call["name"] == "store.send":
+                value = self.world.kept.send(running.own.sendall, **arguments)
             elif call["name"] == "net.connect":
                 value, stream = self._connect(arguments["host"], arguments["port"])
             else:

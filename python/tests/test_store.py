@@ -2,6 +2,7 @@
 
 import io
 import json
+import socket
 import subprocess
 import threading
 
@@ -132,6 +133,55 @@ def test_damage_is_told_and_never_served():
             api.store.get(name)
         api.store.put(name, data)
         assert api.store.get(name) == data
+
+
+def test_what_is_stored_goes_to_the_output_between_what_is_written():
+    api = FakeApi()
+    api.store.put("name", LARGE)
+    api.output.write(b"before ")
+    assert api.output.write_stored("name", 10, 20) == 20
+    assert api.output.write_stored("name") == len(LARGE)
+    assert api.output.write_stored("name", len(LARGE) - 5, 100) == 5
+    assert api.output.write_stored("name", len(LARGE) + 5) == api.output.write_stored("name", 0, 0) == 0
+    api.output.write(b" after")
+    assert api.written == b"before " + LARGE[10:30] + LARGE + LARGE[-5:] + b" after"
+    assert api.output.written == len(api.written)
+    with pytest.raises(Missing):
+        api.output.write_stored("another")
+    for wrong in (-1, 1.5, "0"):
+        with pytest.raises(ValueError):
+            api.output.write_stored("name", wrong)
+        with pytest.raises(ValueError):
+            api.output.write_stored("name", 0, wrong)
+    api.output.close()
+    with pytest.raises(ValueError):
+        api.output.write_stored("name")
+
+
+def test_what_is_stored_does_not_exceed_the_declared_length():
+    api = FakeApi()
+    api.store.put("name", b"0123456789")
+    api.output.length(15)
+    assert api.output.write_stored("name") == 10
+    with pytest.raises(ValueError, match="declared length of 15"):
+        api.output.write_stored("name")
+    assert api.written == b"012345678901234"
+    with pytest.raises(ValueError):
+        api.output.write_stored("name", 3, 1)
+    assert api.output.write_stored("name", 10) == api.output.write_stored("name", 0, 0) == 0
+
+
+def test_damage_and_a_client_that_left_end_what_goes_to_the_output():
+    api = FakeApi()
+    api.store.put("name", LARGE)
+    api.kept.damage("name")
+    with pytest.raises(Damaged):
+        api.output.write_stored("name")
+    near, far = socket.socketpair()
+    far.close()
+    api.store.put("name", LARGE)
+    with near, pytest.raises(BrokenPipeError):
+        FakeApi(store=api.kept, stream=near).output.write_stored("name")
 
 
 def test_names_that_cannot_be_are_refused():

@@ -80,7 +80,7 @@ impl Node {
     /// and waits until its onion service is published.
     pub async fn start(network: &Network, directory: &Path, name: &str, egress: &str, offers: &str) -> Result<Self, Trouble> {
         let lines: Vec<String> = network.torrc_lines().iter().map(|line| format!("{line:?}")).collect();
-        Self::start_with(network, &format!("lines = [{}]", lines.join(", ")), directory, name, egress, offers).await
+        Self::start_with(network, directory, name, egress, offers, &format!("lines = [{}]", lines.join(", "))).await
     }
 
     /// The same with a `tor` that it shares with others.
@@ -92,21 +92,31 @@ impl Node {
         egress: &str,
         offers: &str,
     ) -> Result<Self, Trouble> {
-        Self::start_with(network, &tor.config(), directory, name, egress, offers).await
+        Self::start_with(network, directory, name, egress, offers, &tor.config()).await
     }
 
-    async fn start_with(network: &Network, tor: &str, directory: &Path, name: &str, egress: &str, offers: &str) -> Result<Self, Trouble> {
+    /// The same with these lines for the configuration's `[tor]`.
+    pub async fn start_with(
+        network: &Network,
+        directory: &Path,
+        name: &str,
+        egress: &str,
+        offers: &str,
+        tor: &str,
+    ) -> Result<Self, Trouble> {
         let doing = || Trouble::doing(format!("preparing node {name}"));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(doing())?;
         let config = format!(
-            "name = {name:?}\nstate = \"state\"\nnameservers = [\"{}\"]\n[tor]\n{tor}\n[images.python3]\n[images.shard]\n{}\n[images.web]\npackages = [{}]\ncertificates = {:?}\n",
+            "name = {name:?}\nstate = \"state\"\nnameservers = [\"{}\"]\n[tor]\n{tor}\n[images.python3]\n[images.shard]\n{}\n[images.tor]\npackages = [\"stem\"]\n[images.web]\npackages = [{}]\ncertificates = {:?}\n",
             network.names().address(),
             shard_image(directory)?,
             WEB.map(|package| format!("{package:?}")).join(", "),
             network.ca()?.file().display().to_string(),
         );
+        let connect = format!("connect = [\"{SITE_RULE}\", \"accept *:80\", \"accept *:443\"]");
+        let connect = if offers.contains("connect = ") { "" } else { &connect };
         let policy = format!(
-            "[offers]\nimage = [\"python3\", \"web\", \"shard\"]\nmemory = \"1 GiB\"\negress = [{egress:?}]\nconnect = [\"{SITE_RULE}\", \"accept *:80\", \"accept *:443\"]\n{offers}\n"
+            "[offers]\nimage = [\"python3\", \"web\", \"shard\", \"tor\"]\nmemory = \"1 GiB\"\negress = [{egress:?}]\n{connect}\n{offers}\n"
         );
         let path = directory.join("bentod.toml");
         fs::write(&path, config).map_err(doing())?;

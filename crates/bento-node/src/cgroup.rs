@@ -24,6 +24,8 @@ use std::{
 
 use tracing::warn;
 
+use crate::said::say;
+
 use places::{Hierarchy, Reason};
 
 /// Microseconds after which a function's CPU share begins anew. Within one, a function may use its share at once, and is then stopped for the
@@ -494,7 +496,7 @@ impl Waiting {
                 false
             }
             _ => {
-                warn!("a control group could not be removed: {error}");
+                say!(warn, %error, "a control group could not be removed");
                 true
             }
         }

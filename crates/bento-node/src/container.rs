@@ -19,6 +19,7 @@ use bento_tor::Isolation;
 
 use crate::{
     archive,
+    broker::Tor,
     config::{Known, Limits},
     detached::Detached,
     egress::Egress,
@@ -50,6 +51,8 @@ pub struct Host {
     pub shares: Shares,
     /// The ways out.
     pub egress: Egress,
+    /// What functions have of Tor itself.
+    pub tor: Arc<Tor>,
     /// What is on disk.
     pub registry: Registry,
     /// Nodes that functions are told of.
@@ -68,7 +71,7 @@ pub struct Container {
     /// Its files and manifest.
     pub bundle: Bundle,
     /// What it was promised.
-    pub grant: Grant,
+    pub grant: Arc<Grant>,
     /// What of the machine it may read.
     pub image: Arc<Image>,
     /// What it shares with the others.
@@ -145,12 +148,12 @@ impl Container {
             storing: Arc::new(Semaphore::new((grant.descriptors() as usize).min(STORING_MAX))),
             invocations: Arc::new(Semaphore::new(grant.invocations() as usize)),
             bundle,
-            grant,
+            grant: Arc::new(grant),
             image,
             node,
             isolation,
             depth,
-            elsewhere: Elsewhere::default(),
+            elsewhere: Elsewhere::resumed(&used.away),
             over: CancellationToken::new(),
             keep,
             detached: Detached::default(),
@@ -295,7 +298,7 @@ impl Container {
 
     /// What it has used so far.
     pub fn used(&self) -> Used {
-        Used { cpu_ms: self.cpu_ms.load(Ordering::Relaxed), traffic: self.meter.used() }
+        Used { cpu_ms: self.cpu_ms.load(Ordering::Relaxed), traffic: self.meter.used(), away: self.elsewhere.kept() }
     }
 
     /// Time until its end.

@@ -6,10 +6,7 @@ mod output;
 mod page;
 mod session;
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use axum::{
     Json, Router,
@@ -22,12 +19,11 @@ use axum::{
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use tokio::time::timeout;
-use tracing::error;
 
 use bento_proto::{Digest, InvocationToken, Problem, Refusal, SealKey, ShutdownToken};
 use serde_json::json;
 
-use crate::{archive::Archive, jail::Trouble, node::Node, process::StartError};
+use crate::{archive::Archive, node::Node, process::StartError, said::say};
 
 pub use session::{Listener, operator, serve};
 
@@ -58,24 +54,12 @@ impl From<StartError> for Failure {
             StartError::Refused(refusal) => refusal.into(),
             StartError::Trouble(trouble) => {
                 // The operator's to mend; the client learns only that the node failed.
-                log(&trouble);
+                let cause = std::error::Error::source(&trouble).map(ToString::to_string).unwrap_or_default();
+                say!(error, %trouble, cause, "a function could not be started");
                 Problem::new("trouble", 500, "the node failed; nothing is wrong with what you asked").into()
             }
         }
     }
-}
-
-/// Logs at most one a second, and how many were passed over: clients shall not be able to fill a disk.
-fn log(trouble: &Trouble) {
-    static BOUND: Mutex<(Option<Instant>, u64)> = Mutex::new((None, 0));
-    let mut bound = BOUND.lock().unwrap_or_else(PoisonError::into_inner);
-    if bound.0.is_some_and(|last| last.elapsed() < Duration::from_secs(1)) {
-        bound.1 += 1;
-        return;
-    }
-    let unsaid = std::mem::replace(&mut *bound, (Some(Instant::now()), 0)).1;
-    let cause = std::error::Error::source(trouble).map(ToString::to_string).unwrap_or_default();
-    error!(%trouble, cause, unsaid, "a function could not be started");
 }
 
 impl IntoResponse for Failure {

@@ -5,9 +5,11 @@
 use std::sync::{Arc, OnceLock};
 
 use bento_proto::SealKey;
-use tracing::error;
 
-use crate::store::{Id, Registry, Space, StoreError, Usage, Used, Vault};
+use crate::{
+    said::say,
+    store::{Id, Registry, Space, StoreError, Usage, Used, Vault},
+};
 
 /// What one function keeps.
 #[derive(Debug)]
@@ -68,16 +70,20 @@ impl Keep {
         blocking(move || vault.space(Space::Function).usage()).await
     }
 
-    /// Keeps what it has used so far, so that a restart of the node forgives nothing.
-    pub async fn settle(self: &Arc<Self>, key: SealKey, used: Used) {
+    /// Writes down what it has used so far, if it is kept.
+    ///
+    /// # Errors
+    /// When it could not be.
+    pub async fn settle(self: &Arc<Self>, key: SealKey, used: Used) -> Result<(), StoreError> {
         let keep = Arc::clone(self);
-        let Some(id) = self.id() else { return };
-        if let Err(error) = blocking(move || keep.registry.set_used(id, &key, used)).await {
+        let Some(id) = self.id() else { return Ok(()) };
+        let written = blocking(move || keep.registry.set_used(id, &key, used)).await;
+        written.inspect_err(|error| {
             // One that was shut down meanwhile is not there any more.
             if !matches!(error, StoreError::Missing) {
-                error!(%error, "what a function has used could not be kept");
+                say!(error, %error, "what a function has used could not be kept");
             }
-        }
+        })
     }
 
     /// Erases it: the key first, then what was sealed under it.

@@ -4,10 +4,12 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
+pub mod broker;
 pub mod cgroup;
 pub mod check;
 pub mod config;
 pub mod container;
+pub mod controller;
 pub mod daemon;
 pub mod detached;
 pub mod egress;
@@ -20,14 +22,18 @@ pub mod keep;
 pub mod lease;
 pub mod link;
 mod links;
+mod machines;
 pub mod meter;
 pub mod node;
+mod pace;
 pub mod places;
 pub mod policy;
 pub mod pool;
 pub mod process;
 pub mod remote;
+mod said;
 pub mod seal;
+pub mod sending;
 pub mod share;
 pub mod store;
 mod storing;

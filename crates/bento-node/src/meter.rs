@@ -25,6 +25,10 @@ const BURST: Duration = Duration::from_secs(1);
 /// Chunks that a second's rate is cut into at least, so that a slow stream flows and its neighbours' turn comes.
 const CHUNKS_A_SECOND: u64 = 16;
 
+/// A wait for the rate takes at least this long: what may pass meanwhile then passes in one go, and its processes wake a hundred times a second
+/// and not for each chunk, which took three quarters of the CPU time of a stream.
+const WAIT: Duration = Duration::from_millis(10);
+
 /// As a rate: none.
 pub const UNBOUNDED: u64 = u64::MAX;
 
@@ -37,6 +41,12 @@ pub enum Way {
     Received,
 }
 
+/// When nothing was left of what may pass; what may pass now has come since. Streams wait for this lock in the order in which they came,
+/// each with one chunk: that is what makes them equal. Whoever has it keeps it while it waits for the rate, on purpose: nobody behind it could
+/// pass before it anyway without taking its turn, and one that gives up while it waits leaves everything as it was. So a stream waits at most for
+/// one chunk, a sixteenth of a second, of each other one of its function, and never for another function's.
+type Bucket = Mutex<Option<Instant>>;
+
 /// Counts and slows the bytes of all streams of one container.
 #[derive(Debug)]
 pub struct Meter {
@@ -44,11 +54,10 @@ pub struct Meter {
     sent: AtomicU64,
     limit: u64,
     rate: u64,
-    /// When nothing was left of what may pass; what may pass now has come since. Streams wait for this lock in the order in which they came,
-    /// each with one chunk: that is what makes them equal. Whoever has it keeps it while it waits for the rate, on purpose: nobody behind it could
-    /// pass before it anyway without taking its turn, and one that gives up while it waits leaves everything as it was. So a stream waits at most for
-    /// one chunk, a sixteenth of a second, of each other one of its function, and never for another function's.
-    emptied: Mutex<Option<Instant>>,
+    /// What passes between the function and others,
+    passing: Bucket,
+    /// and what goes to and from the disk: beside it, or each byte that is kept would count twice.
+    kept: Bucket,
     /// Raised when more was asked for than is left.
     pub exhausted: CancellationToken,
 }
@@ -66,7 +75,8 @@ impl Meter {
             sent: AtomicU64::new(0),
             limit,
             rate: rate.max(1),
-            emptied: Mutex::default(),
+            passing: Bucket::default(),
+            kept: Bucket::default(),
             exhausted: CancellationToken::new(),
         }
     }
@@ -77,27 +87,27 @@ impl Meter {
     /// When less is left of the limit. What would go beyond it is not counted and must not be passed on.
     pub async fn pass(&self, way: Way, bytes: usize) -> io::Result<()> {
         // Others may use the limit up meanwhile, and nobody waits for what cannot pass anyway.
-        self.wait(bytes, || self.is_left(bytes)).await;
+        self.wait(&self.passing, bytes, || self.is_left(bytes)).await;
         self.count(way, bytes)
     }
 
-    /// Waits as long as so many bytes take at the rate, and counts nothing: for what does not leave the machine.
+    /// Waits as long as so many bytes take at the rate, and counts nothing: for what does not leave the machine. It does not hold up what does.
     pub async fn slow(&self, bytes: usize) {
-        self.wait(bytes, || true).await;
+        self.wait(&self.kept, bytes, || true).await;
     }
 
-    async fn wait(&self, bytes: usize, is_wanted: impl Fn() -> bool) {
+    async fn wait(&self, bucket: &Bucket, bytes: usize, is_wanted: impl Fn() -> bool) {
         if self.rate == UNBOUNDED || !is_wanted() {
             return;
         }
-        let mut emptied = self.emptied.lock().await;
+        let mut emptied = bucket.lock().await;
         // Before the first byte, and after a long silence, a whole burst is there.
         let now = Instant::now();
         let full = now.checked_sub(BURST).unwrap_or(now);
         let until = emptied.map_or(full, |emptied| emptied.max(full)) + self.time_of(bytes);
         if is_wanted() {
             if until > now {
-                sleep_until(until).await;
+                sleep_until(until.max(now + WAIT)).await;
             }
             // No wait from here on: either all of it is done or nothing.
             *emptied = Some(until);
@@ -129,7 +139,12 @@ impl Meter {
 
     /// Most bytes that a stream should ask for at once.
     pub fn chunk_bytes(&self) -> usize {
-        usize::try_from(self.rate / CHUNKS_A_SECOND).unwrap_or(CHUNK_BYTES).clamp(1, CHUNK_BYTES)
+        self.piece_bytes(CHUNK_BYTES)
+    }
+
+    /// The same for one that could take so many.
+    pub fn piece_bytes(&self, most: usize) -> usize {
+        usize::try_from(self.rate / CHUNKS_A_SECOND).unwrap_or(most).clamp(1, most)
     }
 
     /// Bytes so far, both ways together.
@@ -299,6 +314,38 @@ mod tests {
         };
         let (_, _, waited) = tokio::join!(flood(&meter, 4096, until), flood(&meter, 4096, until), polite);
         assert!(waited <= Duration::from_millis(3 * 63), "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fast_stream_wakes_rarely_and_is_no_faster_than_its_rate() {
+        let meter = Meter::new(u64::MAX, 16 << 20);
+        let (begun, mut last, mut waits) = (Instant::now(), Instant::now(), 0);
+        for _ in 0..10 * 512 {
+            meter.pass(Way::Sent, CHUNK_BYTES).await.unwrap();
+            waits += usize::from(Instant::now() != last);
+            last = Instant::now();
+        }
+        // Of ten seconds' worth, one was saved up.
+        assert!((9000..9020).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+        assert!((800..=900).contains(&waits), "{waits}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_disk_and_the_streams_do_not_hold_each_other_up() {
+        let meter = Meter::new(u64::MAX, 64 * KIB);
+        let until = Instant::now() + Duration::from_secs(10);
+        let kept = async {
+            let mut kept = 0;
+            while tokio::time::timeout_at(until, meter.slow(4096)).await.is_ok() {
+                kept += 4096;
+            }
+            kept
+        };
+        let (kept, passed) = tokio::join!(kept, flood(&meter, 4096, until));
+        for bytes in [kept, passed] {
+            assert!((64 * KIB * 11 - 4096..=64 * KIB * 11).contains(&bytes), "{bytes}");
+        }
+        assert_eq!(meter.used(), passed);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,22 +1,25 @@
 //! A function's process in its jail: started, loaded, spoken with, and seen to its end.
 
+mod account;
+mod connect;
+mod declared;
+mod loading;
+
 use std::{
     collections::HashMap,
     io,
-    num::NonZeroU16,
     os::fd::AsFd,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use serde::Deserialize;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, value::RawValue};
 use tokio::{
-    io::AsyncWriteExt,
     net::UnixStream,
-    sync::{OwnedSemaphorePermit, oneshot},
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
     task::JoinSet,
     time::{Duration, Instant, timeout},
 };
@@ -26,18 +29,25 @@ use bento_jail::Report;
 use bento_proto::{Bound, Outcome, Refusal, SealKey, limits};
 
 use crate::{
+    broker::{self, Broker},
     container::Container,
+    controller::{self, Own, View},
     jail::{self, ENDED_DEADLINE, Jail, Ready, Trouble, cpu_of},
-    link::{Call, CallError, CallErrorKind, FRAME_BYTES_MAX, FromFunction, Link, Load, ToFunction, Violation, stream_pair},
-    meter::{self, Way},
+    link::{Call, CallError, CallErrorKind, FRAME_BYTES_MAX, FromFunction, Link, ToFunction, Violation, stream_pair},
+    machines::{self, Machines},
+    pace::Pace,
     remote::{self, Begun},
+    sending::Sending,
     share::Held,
     store::{StoreError, Vault},
     storing::{self, Writers},
 };
 
-/// What an outgoing connection counts for in traffic, in bytes, before its first byte: about the cells and packets that making one takes.
-pub(crate) const TRY_BYTES: usize = 1024;
+use account::Account;
+use loading::unloadable;
+
+pub(crate) use connect::{TRY_BYTES, connect_permit};
+pub use declared::{Declared, Kind};
 
 /// Longest text that a function may log in one line, in characters.
 const LOG_CHARS_MAX: usize = 1000;
@@ -61,6 +71,13 @@ pub struct Process {
     vault: tokio::sync::OnceCell<Vault>,
     /// What it is writing to its store.
     pub(crate) writers: Writers,
+    account: Account,
+    /// Its Maybenot machines.
+    machines: Machines,
+    /// What it has of Tor.
+    broker: Arc<Broker>,
+    /// What its control connections show of it, once there is one.
+    view: OnceLock<Arc<View<Own>>>,
     /// Raised when it does not read its socket: it is then ended.
     deaf: CancellationToken,
     /// Raised when the process has ended and all its invocations know.
@@ -80,25 +97,8 @@ struct Slots {
 struct Slot {
     outcome: oneshot::Sender<Outcome>,
     declared: Arc<Declared>,
+    sends: mpsc::Sender<Sending>,
     _permit: OwnedSemaphorePermit,
-}
-
-/// What a function says of an invocation's output before its first byte.
-#[derive(Debug, Default)]
-pub struct Declared {
-    /// Its length in bytes.
-    pub length: OnceLock<u64>,
-    /// What it is, for a browser.
-    pub kind: OnceLock<Kind>,
-}
-
-/// What an output is.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Kind {
-    /// Its media type (RFC 9110, section 8.3).
-    pub media: String,
-    /// The name under which it is to be saved, if it is.
-    pub name: Option<String>,
 }
 
 /// The node's side of an invocation.
@@ -112,6 +112,8 @@ pub struct Invocation {
     pub outcome: oneshot::Receiver<Outcome>,
     /// What was said of the output.
     pub declared: Arc<Declared>,
+    /// Stored bytes that the function puts into the output.
+    pub sends: mpsc::Receiver<Sending>,
     /// Where it runs.
     pub process: Arc<Process>,
 }
@@ -145,6 +147,10 @@ impl Process {
             key,
             vault: tokio::sync::OnceCell::new(),
             writers: Writers::default(),
+            account: Account::default(),
+            machines: Machines::default(),
+            broker: Arc::new(node.tor.broker(container)),
+            view: OnceLock::new(),
             deaf: CancellationToken::new(),
             gone: CancellationToken::new(),
         });
@@ -167,73 +173,6 @@ impl Process {
         Ok(process)
     }
 
-    /// Sends the code and waits for the runtime's word.
-    async fn load(&self, container: &Container, jail: &mut Jail) -> Result<(), StartError> {
-        let manifest = &container.bundle.manifest;
-        let files = container.bundle.files.iter();
-        let frame = ToFunction::Load {
-            load: Load {
-                code: &manifest.code,
-                methods: &manifest.methods,
-                files: files.clone().map(|(name, content)| (name.as_str(), content.len())).collect(),
-            },
-        };
-        let (mut ours, theirs) = stream_pair().map_err(|error| StartError::Trouble(Trouble::System("making a stream", error)))?;
-        let broken = |violation: Violation| StartError::Refused(unloadable(violation.to_string()));
-        if let Err(violation) = self.link.send(&frame, Some(theirs.as_fd())).await {
-            // A process that ended explains more than the socket it left.
-            return Err(self.ended_while_loading(container, jail).await.unwrap_or_else(|| broken(violation)));
-        }
-        drop(theirs);
-        let sending = async {
-            for (_, content) in files {
-                ours.write_all(content).await?;
-            }
-            ours.shutdown().await
-        };
-        let mut buffer = vec![0; FRAME_BYTES_MAX];
-        let mut pace = Pace::new();
-        let receiving = async {
-            loop {
-                match self.link.receive(&mut buffer).await {
-                    // What a function prints or asks while it is imported has no invocation to belong to.
-                    Ok(Some((FromFunction::Call(call), bytes))) => {
-                        pace.wait(bytes).await;
-                        let answer = match call.name.as_str() {
-                            "log" => container.log(&call),
-                            _ => Err(CallError::new(CallErrorKind::BadCall, "while it is loaded, a function may only log")),
-                        };
-                        answer_call(&self.link, call.number, answer, None).await.map_err(broken)?;
-                    }
-                    other => return Ok(other),
-                }
-            }
-        };
-        // The sending fails when the process ends; what the receiving then says is the better reason.
-        let (_, received) = tokio::join!(sending, receiving);
-        match received? {
-            Ok(Some((FromFunction::Loaded, _))) => Ok(()),
-            Ok(Some((FromFunction::Unloadable(unloadable), _))) => Err(StartError::Refused(Refusal::Unloadable {
-                error: clip(&unloadable.error, limits::ERROR_CHARS_MAX),
-                traceback: clip(&unloadable.traceback, limits::TRACEBACK_CHARS_MAX),
-            })),
-            Ok(Some(_)) => Err(broken(Violation::NoFrame)),
-            Ok(None) => Err(self
-                .ended_while_loading(container, jail)
-                .await
-                .unwrap_or_else(|| StartError::Refused(unloadable("its process ended".into())))),
-            Err(violation) => Err(broken(violation)),
-        }
-    }
-
-    async fn ended_while_loading(&self, container: &Container, jail: &mut Jail) -> Option<StartError> {
-        let report = timeout(ENDED_DEADLINE, jail.report()).await.ok()?.ok()??;
-        Some(match ended(container, &report, jail.out_of_memory()) {
-            Outcome::Killed { bound } => StartError::Refused(Refusal::Spent(bound)),
-            outcome => StartError::Refused(unloadable(outcome.to_string())),
-        })
-    }
-
     /// Starts an invocation, or does nothing when the process has ended: the caller may start another.
     ///
     /// # Errors
@@ -249,7 +188,9 @@ impl Process {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (outcome, receiver) = oneshot::channel();
         let declared = Arc::new(Declared::default());
-        let slot = Slot { outcome, declared: Arc::clone(&declared), _permit: permit };
+        // One at a time: whoever sends waits until it is sent.
+        let (sender, sends) = mpsc::channel(1);
+        let slot = Slot { outcome, declared: Arc::clone(&declared), sends: sender, _permit: permit };
         match &mut *self.slots() {
             Some(slots) => slots.open.insert(number, slot),
             None => return Ok(None),
@@ -275,7 +216,17 @@ impl Process {
                 return Err(io::Error::other(violation));
             }
         }
-        Ok(Some(Invocation { number, stream, outcome: receiver, declared, process: Arc::clone(self) }))
+        Ok(Some(Invocation { number, stream, outcome: receiver, declared, sends, process: Arc::clone(self) }))
+    }
+
+    /// What its control connections show.
+    pub(crate) fn view(&self, container: &Container) -> Arc<View<Own>> {
+        Arc::clone(self.view.get_or_init(|| View::new(Arc::new(Own::new(Arc::clone(&self.broker), container)))))
+    }
+
+    /// What it has of Tor.
+    pub(crate) fn broker(&self) -> &Broker {
+        &self.broker
     }
 
     /// Tells the function that nobody waits for an invocation any more.
@@ -338,6 +289,7 @@ impl Process {
             () = self.deaf.cancelled() => Some(Err(Violation::Deaf)),
             // It sleeps until the next invocation, and none is there to be told.
             () = self.rested(container.node.limits.sleep.duration()), if !container.grant.keep_awake() => None,
+            () = self.keep_account(&container) => { container.end(Bound::Cpu); None }
             listened = self.listen(&container, &mut calls) => Some(listened),
         };
         let outcome = match outcome {
@@ -348,14 +300,15 @@ impl Process {
                 _ => Outcome::Failed { error: "the function's process ended".into(), traceback: String::new() },
             },
         };
-        jail.settle().await;
-        if let Some(key) = &self.key {
-            container.keep.settle(key.clone(), container.used()).await;
-        }
+        self.close_account(&container, &mut jail).await;
         // Ends what is left of it: the jail dies with the program that put it up.
         jail.kill().await;
         calls.shutdown().await;
         self.writers.clear();
+        if let Some(view) = self.view.get() {
+            view.end();
+        }
+        self.broker.close().await;
         let slots = self.slots().take();
         self.gone.cancel();
         for slot in slots.into_iter().flat_map(|slots| slots.open.into_values()) {
@@ -399,6 +352,20 @@ impl Process {
                             });
                         }
                     },
+                    name if controller::serves(name) => {
+                        let (process, container) = (Arc::clone(self), Arc::clone(container));
+                        calls.spawn(async move { controller::serve(&process, &container, &call).await });
+                    }
+                    name if broker::serves(name) => match broker::permit(container) {
+                        Err(error) => answer_call(&self.link, call.number, Err(error), None).await?,
+                        Ok(permits) => {
+                            let (process, container) = (Arc::clone(self), Arc::clone(container));
+                            calls.spawn(async move {
+                                broker::serve(&process, &container, &call).await;
+                                drop(permits);
+                            });
+                        }
+                    },
                     name if remote::serves(name) => match remote::permit(container, name) {
                         Err(error) => answer_call(&self.link, call.number, Err(error), None).await?,
                         Ok(permits) => {
@@ -409,6 +376,12 @@ impl Process {
                             });
                         }
                     },
+                    name if machines::serves(name) => {
+                        if name == "maybenot.start" {
+                            pace.wait(machines::START_BYTES).await;
+                        }
+                        answer_call(&self.link, call.number, self.machines.serve(container, &call), None).await?;
+                    }
                     _ => {
                         let error = CallError::new(CallErrorKind::BadCall, "there is no such call");
                         answer_call(&self.link, call.number, Err(error), None).await?;
@@ -420,45 +393,6 @@ impl Process {
         Ok(())
     }
 
-    /// What was said of the output of the invocation that makes a call.
-    fn declared(&self, call: &Call) -> Result<Arc<Declared>, CallError> {
-        let slots = self.slots();
-        let slot = call.invocation.zip(slots.as_ref()).and_then(|(number, slots)| slots.open.get(&number));
-        slot.map(|slot| Arc::clone(&slot.declared)).ok_or_else(|| CallError::new(CallErrorKind::BadCall, "there is no such invocation"))
-    }
-
-    fn declare_length(&self, call: &Call) -> Result<Value, CallError> {
-        #[derive(Deserialize)]
-        struct Length {
-            bytes: u64,
-        }
-        let Length { bytes } = call.arguments("output.length takes `bytes`, a whole number")?;
-        let twice = |_| CallError::new(CallErrorKind::BadCall, "the output's length is already declared");
-        self.declared(call)?.length.set(bytes).map_err(twice)?;
-        Ok(Value::Null)
-    }
-
-    fn declare_kind(&self, call: &Call) -> Result<Value, CallError> {
-        #[derive(Deserialize)]
-        struct Type {
-            #[serde(rename = "type")]
-            media: String,
-            name: Option<String>,
-        }
-        let bad = |text| CallError::new(CallErrorKind::BadCall, text);
-        let Type { media, name } = call.arguments("output.type takes `type`, a text, and `name`, a text or null")?;
-        // Becomes a header.
-        let is_plain = |text: &str, most: usize| (1..=most).contains(&text.len()) && text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
-        if !is_plain(&media, 100) || !media.contains('/') {
-            return Err(bad("a type is a media type such as text/html; charset=utf-8"));
-        }
-        if name.as_ref().is_some_and(|name| name.is_empty() || name.len() > 255 || name.chars().any(|c| c.is_control() || c == '/')) {
-            return Err(bad("a name is a file name: at most 255 bytes, without `/` and control characters"));
-        }
-        self.declared(call)?.kind.set(Kind { media, name }).map_err(|_| bad("the output's type is already declared"))?;
-        Ok(Value::Null)
-    }
-
     /// What its function keeps.
     pub(crate) async fn vault(&self, container: &Container) -> Result<Vault, StoreError> {
         self.vault.get_or_try_init(|| container.keep.vault(self.key.as_ref())).await.cloned()
@@ -467,61 +401,6 @@ impl Process {
     /// The key to what its function keeps.
     pub(crate) fn key(&self) -> Option<&SealKey> {
         self.key.as_ref()
-    }
-
-    async fn connect(&self, call: &Call, container: &Container) {
-        #[derive(Deserialize)]
-        struct Place {
-            host: String,
-            port: NonZeroU16,
-        }
-        let connected = async {
-            let Place { host, port } = call.arguments("net.connect takes `host`, a text, and `port`, 1 to 65535")?;
-            let port = port.get();
-            container.grant.permits_call("net.connect").map_err(|refusal| CallError::new(CallErrorKind::Refused, refusal.to_string()))?;
-            // Counted also when nothing comes of it: a try makes the node work, and Tor.
-            container.meter.pass(Way::Sent, TRY_BYTES).await.map_err(|_| CallError::new(CallErrorKind::Refused, "traffic is used up"))?;
-            let (far, address) = container.node.egress.connect(&host, port, &container.grant, &container.isolation).await?;
-            let pair = stream_pair().map_err(|_| CallError::new(CallErrorKind::Busy, "the node has no more sockets"))?;
-            Ok((far, pair, json!({"address": address.to_string(), "port": port})))
-        };
-        match connected.await {
-            Err(error) => {
-                let _ = answer_call(&self.link, call.number, Err(error), None).await;
-            }
-            Ok((far, (ours, theirs), value)) => {
-                if answer_call(&self.link, call.number, Ok(value), Some(theirs)).await.is_ok() {
-                    meter::join(ours, far, &container.meter).await;
-                }
-            }
-        }
-    }
-}
-
-/// Reads a function's frames no faster than this, so that one that floods its socket waits, and no neighbour does.
-#[derive(Debug)]
-struct Pace {
-    /// When the frames so far are paid for (the generic cell rate algorithm, ITU-T I.371).
-    paid: Instant,
-}
-
-impl Pace {
-    /// What a frame costs, and each of its bytes: several times what reading and answering it takes.
-    const FRAME: Duration = Duration::from_micros(100);
-    const BYTE: Duration = Duration::from_nanos(20);
-    /// What may come at once.
-    const BURST: Duration = Duration::from_millis(100);
-
-    fn new() -> Self {
-        Self { paid: Instant::now() }
-    }
-
-    async fn wait(&mut self, bytes: usize) {
-        let now = Instant::now();
-        self.paid = self.paid.max(now) + Self::FRAME + Self::BYTE * u32::try_from(bytes).unwrap_or(u32::MAX);
-        if self.paid > now + Self::BURST {
-            tokio::time::sleep_until(self.paid - Self::BURST).await;
-        }
     }
 }
 
@@ -532,17 +411,6 @@ impl Drop for Unsent<'_> {
     fn drop(&mut self) {
         self.0.close(self.1);
     }
-}
-
-/// Room for one more stream, in the function's own bound and in the node's.
-pub(crate) fn connect_permit(container: &Container) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), CallError> {
-    let busy = |text| CallError::new(CallErrorKind::Busy, text);
-    let own = Arc::clone(&container.connections)
-        .try_acquire_owned()
-        .map_err(|_| busy("the function has as many connections as its descriptors allow"))?;
-    let all =
-        Arc::clone(&container.node.connections).try_acquire_owned().map_err(|_| busy("the node has as many connections as it takes"))?;
-    Ok((own, all))
 }
 
 pub(crate) async fn answer_call(
@@ -592,10 +460,6 @@ fn ended(container: &Container, report: &Report, out_of_memory: bool) -> Outcome
     }
 }
 
-fn unloadable(error: String) -> Refusal {
-    Refusal::Unloadable { error, traceback: String::new() }
-}
-
 pub(crate) fn clip(text: &str, chars: usize) -> String {
     text.chars().take(chars).collect()
 }
@@ -607,22 +471,4 @@ pub(crate) fn log_text(call: &Call) -> Result<String, CallError> {
         text: String,
     }
     call.arguments("log takes `text`").map(|Log { text }| clip(&text, LOG_CHARS_MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn frames_come_at_once_until_they_are_a_flood() {
-        let (mut pace, begun) = (Pace::new(), Instant::now());
-        for _ in 0..500 {
-            pace.wait(200).await;
-        }
-        assert!(begun.elapsed().is_zero());
-        for _ in 0..10_000 {
-            pace.wait(200).await;
-        }
-        assert!(begun.elapsed() > Duration::from_millis(900));
-    }
 }

@@ -26,6 +26,8 @@ use crate::{
     links,
     meter::Meter,
     process::{Process, answer_call},
+    said::say,
+    sending,
     store::{Mode, Reader, Space, Store, StoreError, Writer},
 };
 
@@ -90,7 +92,8 @@ impl From<StoreError> for CallError {
             StoreError::Full { .. } | StoreError::DiskFull => CallErrorKind::Full,
             StoreError::Damaged { .. } => CallErrorKind::Damaged,
             StoreError::System(..) => {
-                tracing::error!(%error, cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default(), "a store failed");
+                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                say!(error, %error, cause, "a store failed");
                 return Self::new(CallErrorKind::Failed, "the node could not do it; nothing was changed");
             }
         };
@@ -113,6 +116,7 @@ pub(crate) async fn serve(process: &Arc<Process>, container: &Arc<Container>, ca
             "store.append" => write(process, container, call, Mode::Append).await,
             "store.commit" => commit(process, container, call).await.map(Answer::Value),
             "store.get" => read(process, container, call).await,
+            "store.send" => sending::send(process, container, call).await.map(Answer::Value),
             "store.delete" => {
                 let Named { name } = call.arguments("store.delete takes `name`, a text")?;
                 let store = store(process, container).await?;
@@ -199,8 +203,8 @@ async fn write(process: &Process, container: &Arc<Container>, call: &Call, mode:
 /// Takes what the function writes, until it shuts its end.
 async fn fill(mut ours: UnixStream, mut writer: Writer, meter: Arc<Meter>, idle: Duration) -> Result<Writer, CallError> {
     let silent = |_| CallError::new(CallErrorKind::Timeout, "nothing was written for too long");
+    let mut piece = Vec::with_capacity(PIECE_BYTES);
     loop {
-        let mut piece = Vec::with_capacity(PIECE_BYTES);
         while piece.len() < PIECE_BYTES {
             let read = timeout(idle, ours.read_buf(&mut piece)).await.map_err(silent)?;
             if read.map_err(|_| CallError::new(CallErrorKind::Failed, "the stream broke"))? == 0 {
@@ -212,11 +216,16 @@ async fn fill(mut ours: UnixStream, mut writer: Writer, meter: Arc<Meter>, idle:
         }
         let mut rest = piece.len();
         while rest > 0 {
-            let part = rest.min(meter.chunk_bytes());
+            let part = rest.min(meter.piece_bytes(PIECE_BYTES));
             meter.slow(part).await;
             rest -= part;
         }
-        writer = blocking(move || writer.write(&piece).map(|()| writer)).await?;
+        let written = blocking(move || {
+            writer.write(&piece)?;
+            piece.clear();
+            Ok((writer, piece))
+        });
+        (writer, piece) = written.await?;
     }
 }
 
@@ -256,9 +265,7 @@ async fn read(process: &Process, container: &Container, call: &Call) -> Result<A
     container.meter.slow(INLINE_BYTES_MAX).await;
     let value = blocking(move || {
         let (mut reader, mut value) = (reader, Vec::new());
-        while let Some(piece) = reader.piece()? {
-            value.extend_from_slice(&piece);
-        }
+        reader.fill(&mut value, INLINE_BYTES_MAX)?;
         Ok(value)
     });
     Ok(Answer::Value(json!({"bytes": size, "value": BASE64.encode(&value.await?)})))
@@ -267,24 +274,20 @@ async fn read(process: &Process, container: &Container, call: &Call) -> Result<A
 /// Gives the function what it asked for. Damage, or a function that does not read, ends it short; the function knows the length.
 async fn pour(mut reader: Reader, mut ours: UnixStream, container: &Container) {
     let idle = container.node.limits.idle.duration();
+    let mut piece = Vec::with_capacity(PIECE_BYTES.min(usize::try_from(reader.remaining()).unwrap_or(PIECE_BYTES)));
     loop {
         let opened = blocking(move || {
-            let mut piece = Vec::new();
-            while piece.len() < PIECE_BYTES {
-                match reader.piece()? {
-                    Some(part) => piece.extend_from_slice(&part),
-                    None => break,
-                }
-            }
+            piece.clear();
+            reader.fill(&mut piece, PIECE_BYTES)?;
             Ok((reader, piece))
         });
-        let Ok((rest, piece)) = opened.await else { return };
-        reader = rest;
+        let Ok(opened) = opened.await else { return };
+        (reader, piece) = opened;
         if piece.is_empty() {
             let _ = ours.shutdown().await;
             return;
         }
-        for part in piece.chunks(container.meter.chunk_bytes()) {
+        for part in piece.chunks(container.meter.piece_bytes(PIECE_BYTES)) {
             container.meter.slow(part.len()).await;
             if !matches!(timeout(idle, ours.write_all(part)).await, Ok(Ok(()))) {
                 return;
@@ -313,4 +316,44 @@ async fn list(process: &Process, container: &Container, call: &Call) -> Result<V
     more |= fits < entries.len();
     entries.truncate(fits);
     Ok(json!({"entries": entries, "more": more}))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{self, Write},
+        sync::PoisonError,
+    };
+
+    use super::*;
+    use crate::store::Cause;
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_disk_that_fails_on_every_call_is_logged_and_does_not_fill_the_log() {
+        let log = Log::default();
+        let writer = log.clone();
+        tracing::subscriber::with_default(tracing_subscriber::fmt().with_writer(move || writer.clone()).finish(), || {
+            for _ in 0..10_000 {
+                let failed = StoreError::System("reading a file", Cause::File(io::ErrorKind::Other.into()));
+                assert_eq!(CallError::from(failed).kind, CallErrorKind::Failed);
+                assert_eq!(CallError::from(StoreError::Missing).kind, CallErrorKind::Missing);
+            }
+        });
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert!((1..5).contains(&log.lines().count()) && log.contains("a store failed"), "{log}");
+    }
 }

@@ -79,6 +79,15 @@ impl ExitPolicy {
         self.rules.iter().any(|rule| rule.accept && rule.ports.contains(&port))
     }
 
+    /// May a connection go to an onion service at this port? Such a service has no address that a rule could name, so those rules decide
+    /// that are about every address of a family, and both families must be accepted.
+    pub fn accepts_onion(&self, port: u16) -> bool {
+        let everywhere = |spans: fn(Addresses) -> bool| {
+            self.rules.iter().find(|rule| rule.ports.contains(&port) && spans(rule.addresses)).is_some_and(|rule| rule.accept)
+        };
+        everywhere(Addresses::spans_v4) && everywhere(Addresses::spans_v6)
+    }
+
     /// Rules for what both accept. Exact but for a few blocks around private addresses, where it may accept less; never more.
     #[must_use]
     pub fn both(&self, other: &Self) -> Self {
@@ -205,6 +214,14 @@ impl Addresses {
             Self::Block { block, .. } => block.is_private(),
             Self::All | Self::AllV4 | Self::AllV6 => false,
         }
+    }
+
+    fn spans_v4(self) -> bool {
+        matches!(self, Self::All | Self::AllV4 | Self::Block { prefix: 0, .. })
+    }
+
+    fn spans_v6(self) -> bool {
+        matches!(self, Self::All | Self::AllV6 | Self::Block { address: IpAddr::V6(_), prefix: 0, .. })
     }
 
     fn both(self, other: Self) -> Common {
@@ -388,6 +405,28 @@ pub(crate) mod tests {
     fn the_first_match_decides_and_a_wide_reject_reaches_the_private() {
         let policy = policy(&["reject *:25", "accept 10.0.0.0/8:*"]);
         assert!(accepts(&policy, "10.0.0.1", 80) && !accepts(&policy, "10.0.0.1", 25));
+    }
+
+    #[test]
+    fn an_onion_service_is_reached_by_rules_about_everywhere_and_by_no_others() {
+        for (rules, accepted) in [
+            (["accept *:80"].as_slice(), true),
+            (&["accept *:*"], true),
+            (&["accept *4:80", "accept *6:80"], true),
+            (&["accept [::]/0:80"], true),
+            (&["reject 198.51.100.7:*", "reject *:25", "accept *:80"], true),
+            (&[], false),
+            (&["accept *:81"], false),
+            (&["accept *4:80"], false),
+            (&["accept *6:80"], false),
+            (&["accept 0.0.0.0/0:80"], false),
+            (&["accept 8.0.0.0/8:80", "accept [2000::]/3:80"], false),
+            (&["accept private:80"], false),
+            (&["reject *6:80", "accept *:80"], false),
+            (&["reject *:*", "accept *:80"], false),
+        ] {
+            assert_eq!(policy(rules).accepts_onion(80), accepted, "{rules:?}");
+        }
     }
 
     #[test]

@@ -86,6 +86,8 @@ fn less(key: &'static str, offers: &Offers, manifest: &Manifest) -> Option<Strin
         "descriptors" => needs.descriptors = offers.descriptors,
         "invocations" => needs.invocations = offers.invocations,
         "installs" => needs.installs = offers.installs,
+        "circuits" => needs.circuits = offers.circuits,
+        "onion_services" => needs.onion_services = offers.onion_services,
         "calls" => needs.calls = calls_of_both(&needs.calls, &offers.calls),
         "egress" if offers.egress.is_empty() => (written, needs.connect) = ("connect", ExitPolicy::default()),
         "egress" => needs.egress = Egress::Any,
@@ -118,6 +120,8 @@ fn more(key: &'static str, policy: &Policy, needs: &Needs) -> Option<String> {
         "descriptors" => offers.descriptors = needs.descriptors,
         "invocations" => offers.invocations = needs.invocations,
         "installs" => offers.installs = needs.installs,
+        "circuits" => offers.circuits = needs.circuits,
+        "onion_services" => offers.onion_services = needs.onion_services,
         "calls" => {
             let missing: Vec<CallPattern> = needs.calls.iter().filter(|need| !need.within(&offers.calls)).cloned().collect();
             offers.calls.extend(missing);
@@ -198,6 +202,8 @@ pub(crate) mod tests {
             ("storage = '1 MiB'", "storage = '4 MiB'", Some("storage = \"1 MiB\""), Some("storage = \"4 MiB\"")),
             ("", "keep_awake = true", Some("keep_awake = false"), Some("keep_awake = true")),
             ("installs = 0", "installs = 1", Some("installs = 0"), Some("installs = 1")),
+            ("circuits = 2", "circuits = 3", Some("circuits = 2"), Some("circuits = 3")),
+            ("", "onion_services = 2", Some("onion_services = 1"), Some("onion_services = 2")),
             ("invocations = 0", "", None, Some("invocations = 1")),
             ("image = ['python3']", "image = 'web'", Some("image = \"python3\""), Some("image = [\"python3\", \"web\"]")),
             ("calls = []", "calls = ['net.connect']", Some("calls = []"), Some("calls = [\"net.connect\"]")),
@@ -232,8 +238,8 @@ pub(crate) mod tests {
     #[test]
     fn the_text_has_a_row_for_each_line_and_the_lines_to_write() {
         let told = text(&explain(&policy("memory = '1 MiB'\nshare = '50 %'"), &manifest("")));
-        assert!(told.contains("\nmemory       64 MiB   1 MiB                                        does not fit\n"), "{told}");
-        assert!(told.contains("\nscratch      8 MiB    64 MiB                                       fits\n"), "{told}");
+        assert!(told.contains("\nmemory          64 MiB   1 MiB                                        does not fit\n"), "{told}");
+        assert!(told.contains("\nscratch         8 MiB    64 MiB                                       fits\n"), "{told}");
         assert!(told.ends_with(
             "\nIt would fit with this in the manifest's [needs]:\n  # memory: no function can ask for as little as is offered\n  share = \"50 %\"\n\
              \nor with this in the policy's [offers]:\n  memory = \"64 MiB\"\n  share = \"100 %\"\n"
@@ -244,11 +250,12 @@ pub(crate) mod tests {
     fn any_policy() -> impl Strategy<Value = Policy> {
         let connect = prop::collection::vec(rule(), 0..6).prop_map(ExitPolicy::new);
         let egress = prop::sample::subsequence(vec![Egress::Tor, Egress::Direct], 0..=2);
-        let calls = prop::sample::subsequence(vec!["net.connect", "net.*", "store.*", "store.put", "seal", "*"], 0..=3);
-        (any::<[u16; 12]>(), connect, egress, calls, any_set(), any::<[bool; 2]>()).prop_map(
+        let calls = prop::sample::subsequence(vec!["net.connect", "net.*", "store.*", "store.put", "seal", "tor.*", "*"], 0..=3);
+        (any::<[u16; 14]>(), connect, egress, calls, any_set(), any::<[bool; 2]>()).prop_map(
             |(numbers, connect, egress, calls, syscalls, [web, keep_awake])| {
-                let [memory, scratch, storage, installs, cpu, share, traffic, rate, lifetime, processes, descriptors, invocations] =
+                let [memory, scratch, storage, installs, cpu, share, traffic, rate, lifetime, processes, descriptors, invocations, ..] =
                     numbers;
+                let [.., circuits, onion_services] = numbers;
                 let image = if web { vec!["web".into(), "python3".into()] } else { vec!["python3".into()] };
                 Policy {
                     offers: Offers {
@@ -266,6 +273,8 @@ pub(crate) mod tests {
                         descriptors: (descriptors % 64).into(),
                         invocations: (invocations % 8).into(),
                         installs: (installs % 8).into(),
+                        circuits: (circuits % 8).into(),
+                        onion_services: (onion_services % 8).into(),
                         calls: calls.iter().map(|call| call.parse().unwrap()).collect(),
                         egress,
                         connect,
@@ -297,6 +306,8 @@ pub(crate) mod tests {
                 descriptors: offers.descriptors.max(8),
                 invocations: offers.invocations.max(1),
                 installs: offers.installs,
+                circuits: offers.circuits,
+                onion_services: offers.onion_services,
                 calls: offers.calls,
                 egress,
                 connect: offers.connect,
@@ -349,6 +360,7 @@ pub(crate) mod tests {
                 prop_assert!(grant.share() <= offers.share && grant.rate() <= offers.rate);
                 prop_assert!(grant.processes() <= offers.processes && grant.descriptors() <= offers.descriptors);
                 prop_assert!(grant.invocations() <= offers.invocations && grant.installs() <= offers.installs);
+                prop_assert!(grant.circuits() <= offers.circuits && grant.onion_services() <= offers.onion_services);
                 prop_assert!(grant.storage() <= offers.storage && (offers.keep_awake || !grant.keep_awake()));
                 prop_assert!(grant.egress().is_none_or(|egress| offers.egress.contains(&egress)));
                 prop_assert!(grant.syscalls().iter().all(|name| offers.syscalls.has(name)));

@@ -135,6 +135,16 @@ impl Grant {
         self.needs.installs
     }
 
+    /// Circuits of its own that it may have open at the same time.
+    pub fn circuits(&self) -> u32 {
+        self.needs.circuits
+    }
+
+    /// Onion services of its own that it may have at the same time.
+    pub fn onion_services(&self) -> u32 {
+        self.needs.onion_services
+    }
+
     /// The system calls that are open to it, as far as this machine has them; sorted.
     pub fn syscalls(&self) -> Vec<&'static str> {
         syscalls::on_this_machine(self.needs.syscalls.names())
@@ -177,6 +187,18 @@ impl Grant {
         }
     }
 
+    /// May it connect to onion services at this port?
+    ///
+    /// # Errors
+    /// When manifest or policy does not accept the port of everywhere.
+    pub fn permits_onion(&self, port: u16) -> Result<(), Refusal> {
+        if self.needs.connect.accepts_onion(port) && self.node_connect.accepts_onion(port) {
+            Ok(())
+        } else {
+            Err(Refusal::Destination { port })
+        }
+    }
+
     /// May a function with this grant install one with that manifest elsewhere? It passes on only rights that it has itself: each amount,
     /// call, destination and system call. The image is not compared: packages are the other node's affair.
     ///
@@ -184,7 +206,7 @@ impl Grant {
     /// The first line that asks for more than was granted.
     pub fn covers(&self, manifest: &Manifest) -> Result<(), Refusal> {
         let Needs { memory, scratch, storage, cpu, share, traffic, rate, lifetime, keep_awake, .. } = self.needs;
-        let Needs { processes, descriptors, invocations, installs, .. } = self.needs;
+        let Needs { processes, descriptors, invocations, installs, circuits, onion_services, .. } = self.needs;
         let offers = Offers {
             image: vec![manifest.needs.image.clone()],
             memory,
@@ -200,6 +222,8 @@ impl Grant {
             descriptors,
             invocations,
             installs,
+            circuits,
+            onion_services,
             calls: self.needs.calls.clone(),
             egress: self.egress.into_iter().collect(),
             connect: self.needs.connect.clone(),
@@ -247,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_function_passes_on_what_it_has_and_is_told_the_line_where_it_has_less() {
-        let has = "memory = '100 MiB'\nstorage = '1 MiB'\ninstalls = 2\ncalls = ['net.connect', 'store.*']\nconnect = ['accept *:443']\nsyscalls = \
+        let has = "memory = '100 MiB'\nstorage = '1 MiB'\ninstalls = 2\ncircuits = 3\ncalls = ['net.connect', 'store.*']\nconnect = ['accept *:443']\nsyscalls = \
                    ['default', '-unlink']";
         let parent = grant("egress = ['tor', 'direct']", has);
         // What is left out of a manifest is asked for as well, so it begins with what the parent gave up.
@@ -269,6 +293,9 @@ mod tests {
             ("invocations = 2", Some("invocations")),
             ("installs = 2", None),
             ("installs = 3", Some("installs")),
+            ("circuits = 3", None),
+            ("circuits = 4", Some("circuits")),
+            ("onion_services = 1", Some("onion_services")),
             ("calls = ['store.put', 'net.*']", None),
             ("calls = ['nodes.list']", Some("calls")),
             ("connect = ['accept 8.8.8.8:443']", None),
@@ -303,7 +330,7 @@ mod tests {
     /// A manifest that is near another: each amount a little less, the same, or a little more; the rest the same or any other.
     fn near(parent: Needs) -> impl Strategy<Value = Manifest> {
         let ways = prop_oneof![Just(Egress::Tor), Just(Egress::Direct), Just(Egress::Any)];
-        (prop::array::uniform13(prop_oneof![1 => Just(0), 20 => Just(1), 1 => Just(2)]), any::<[bool; 4]>(), ways, any_manifest()).prop_map(
+        (prop::array::uniform14(prop_oneof![1 => Just(0), 20 => Just(1), 1 => Just(2)]), any::<[bool; 4]>(), ways, any_manifest()).prop_map(
             move |(nudges, [awake, calls, connect, syscalls], egress, other)| {
                 let mut needs = parent.clone();
                 let nudged = |at: usize, amount: u64| (amount + nudges[at]).saturating_sub(1);
@@ -314,6 +341,7 @@ mod tests {
                 (needs.traffic, needs.cpu, needs.lifetime) = (size(3, needs.traffic), span(4, needs.cpu), span(5, needs.lifetime));
                 (needs.processes, needs.descriptors) = (number(6, needs.processes), number(7, needs.descriptors));
                 (needs.invocations, needs.installs) = (number(8, needs.invocations), number(9, needs.installs));
+                (needs.circuits, needs.onion_services) = (number(12, needs.circuits), number(13, needs.onion_services));
                 needs.rate = format!("{} B/s", nudged(10, needs.rate.bytes_per_second())).parse().unwrap();
                 needs.share = format!("{} %", nudged(11, needs.share.percent().into()).clamp(1, 6400)).parse().unwrap();
                 needs.keep_awake = if awake { other.needs.keep_awake } else { needs.keep_awake };
@@ -345,6 +373,8 @@ mod tests {
             && asks.descriptors <= has.descriptors
             && asks.invocations <= has.invocations
             && asks.installs <= has.installs
+            && asks.circuits <= has.circuits
+            && asks.onion_services <= has.onion_services
             && CALLS.iter().all(|call| !asks.calls.iter().any(|one| one.matches(call)) || has.calls.iter().any(|one| one.matches(call)))
             && (asks.connect.rules().is_empty() || Some(asks.egress) == got || (asks.egress == has.egress && got.is_some()))
             && has.connect.first_uncovered(&asks.connect).is_none()
@@ -362,6 +392,7 @@ mod tests {
             (offers.share, offers.traffic, offers.rate, offers.lifetime) = (needs.share, needs.traffic, needs.rate, needs.lifetime);
             (offers.keep_awake, offers.processes, offers.descriptors) = (needs.keep_awake, needs.processes, needs.descriptors);
             (offers.invocations, offers.installs, offers.calls) = (needs.invocations, needs.installs, needs.calls);
+            (offers.circuits, offers.onion_services) = (needs.circuits, needs.onion_services);
             (offers.connect, offers.syscalls) = (needs.connect, needs.syscalls);
             let policy = Policy { offers };
             let grant = policy.admit(&parent).unwrap();

@@ -61,6 +61,10 @@ pub struct Needs {
     pub invocations: u32,
     /// Functions that it has on other nodes at the same time. None.
     pub installs: u32,
+    /// Circuits of its own that it has open at the same time. None.
+    pub circuits: u32,
+    /// Onion services of its own that it has at the same time. None.
+    pub onion_services: u32,
     /// Calls of the function API. None.
     pub calls: Vec<CallPattern>,
     /// Where its connections leave. `any`.
@@ -110,6 +114,8 @@ impl Default for Needs {
             descriptors: 64,
             invocations: 1,
             installs: 0,
+            circuits: 0,
+            onion_services: 0,
             calls: Vec::new(),
             egress: Egress::Any,
             connect: ExitPolicy::default(),

@@ -54,7 +54,11 @@ pub struct Offers {
     pub invocations: u32,
     /// Functions that it may have on other nodes at the same time. 4.
     pub installs: u32,
-    /// Calls of the function API. Every one there is, by its family.
+    /// Circuits of its own that it may have open at the same time. 8.
+    pub circuits: u32,
+    /// Onion services of its own that it may have at the same time. 1.
+    pub onion_services: u32,
+    /// Calls of the function API. Every one there is, by its family, but for `tor.*`.
     pub calls: Vec<CallPattern>,
     /// Where connections may leave. `["tor"]`.
     pub egress: Vec<Egress>,
@@ -88,6 +92,8 @@ impl Default for Offers {
             descriptors: 256,
             invocations: 8,
             installs: 4,
+            circuits: 8,
+            onion_services: 1,
             calls: ["net.connect", "store.*", "nodes.*", "link.*", "seal"].iter().filter_map(|call| call.parse().ok()).collect(),
             egress: vec![Egress::Tor],
             connect: web.iter().filter_map(|rule| rule.parse().ok()).collect(),
@@ -200,6 +206,8 @@ impl Policy {
             upto("descriptors", needs.descriptors, offers.descriptors),
             upto("invocations", needs.invocations, offers.invocations),
             upto("installs", needs.installs, offers.installs),
+            upto("circuits", needs.circuits, offers.circuits),
+            upto("onion_services", needs.onion_services, offers.onion_services),
             amount("calls", list(&needs.calls), list(&offers.calls), calls_fit),
             amount("egress", needs.egress.to_string(), list(&offers.egress), egress_fits),
             amount("connect", needs.connect.to_string(), connect_offer, uncovered.is_none()),

@@ -10,6 +10,7 @@ mod body;
 mod browse;
 mod call;
 mod client;
+mod cover;
 mod detached;
 mod dropbox;
 mod errand;
@@ -27,6 +28,7 @@ pub use body::Input;
 pub use browse::{Browse, Kind, Missing, Page, Sizes, SizesError};
 pub use call::Call;
 pub use client::{Bounds, Client, Stage};
+pub use cover::{Asker, CoverError, CoverPlan, CoverTraffic, Flow, FlowProgress, Pace, PlanError, Reply, Sent, Shape};
 pub use detached::{Fetched, OutputId};
 pub use dropbox::{
     AgeIdentity, AgeRecipient, Announcement, Download, DropError, DropId, DropLink, DropRefusal, Dropbox, FileKey, LinkError, Locked,
@@ -40,6 +42,6 @@ pub use shard::{
     Candidate, Candidates, Checked, CheckedShard, Drip, Intake, Load, Lost, LostShard, Mode, Next, Portion, Progress, Rebuild, Recipe,
     RecipeError, SealedFile, Shard, Shards, Shelf, Split, visit_bundle,
 };
-pub use standard::{Room, Standard, connecting_to, with_room};
+pub use standard::{Balancing, Room, Standard, balancing, connecting_to, with_room};
 pub use text::{line, paragraph};
 pub use tokens::Tokens;

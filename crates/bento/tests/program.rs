@@ -105,13 +105,17 @@ fn the_help_of_every_command() {
     let mut home = Home::new(good);
     home.see("");
     home.see("--help");
+    let balance = ["balance", "balance up", "balance status", "balance down"];
+    let cover = ["cover", "cover run", "cover send", "cover status"];
     let dropbox = ["dropbox", "dropbox put", "dropbox get", "dropbox list", "dropbox rm"];
     let shard = ["put", "get", "repair", "check", "renew", "list", "rm"].map(|command| format!("shard {command}"));
     let shard = std::iter::once("shard").chain(shard.iter().map(String::as_str));
     for command in ["nodes", "policy", "install", "invoke", "output", "renew", "run", "status", "shutdown", "browse"]
         .into_iter()
+        .chain(cover)
         .chain(dropbox)
         .chain(shard)
+        .chain(balance)
     {
         home.see(&format!("{command} --help"));
     }
@@ -133,6 +137,19 @@ fn a_bad_command_line_says_what_and_what_next() {
         "browse site.example --bucket 1000 --sizes 20000",
         "browse site.example --json -o -",
         "browse site.example",
+        "browse site.example --cover",
+        "browse site.example --cover 'Not A Name'",
+        "browse site.example --cover --node NODE",
+        "cover run NODE --rate 50",
+        "cover run NODE --rate 10MiB/s",
+        "cover run NODE --for 10s",
+        "cover run NODE --ramp 20min",
+        "cover run NODE --low-data --rate 4KiB/s",
+        "cover run NODE --name 'Not A Name'",
+        "cover send NODE --circuits 101",
+        "cover send NODE --frames 0",
+        "cover send NODE --machine 02e --shape poisson",
+        "cover send NODE --sink NODE --to 192.0.2.7:9000",
         "dropbox put nowhere --node NODE",
         "dropbox put hello --node NODE",
         "dropbox put hello/function.py --at dropbox",

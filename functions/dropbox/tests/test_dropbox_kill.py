@@ -45,6 +45,7 @@ class Fuse(FakeStore):
         self.left = None
         self._writers.clear()
         dropbox._promised.clear()  # the new process knows nothing
+        dropbox._digests.clear()
 
 
 def upload(box: Box, known: list) -> None:

@@ -1,7 +1,7 @@
 """`FakeApi`: tests a function without a node.
 
 It has the manners of the real one (the same `Output`, `Input`, `Store`, `Nodes` and `net`), and keeps no bounds of memory, time or
-traffic. Beside it, `FakeStore` is what a function keeps, `FakeNode` another node, and `unsealed` opens what `seal` made here.
+traffic. Beside it, `FakeStore` is what a function keeps, `FakeNode` another node, `FakeTor` the node's Tor, and `unsealed` opens what `seal` made here.
 """
 
 import _socket
@@ -26,8 +26,9 @@ from bento.frames import decode, encode
 from bento.testing.answers import Failure, received, served
 from bento.testing.nodes import Composed, FakeNode, bytes_of
 from bento.testing.store import FakeStore
+from bento.testing.tor import FakeSession, FakeTor
 
-__all__ = ["FakeApi", "FakeNode", "FakeStore", "Link", "unsealed"]
+__all__ = ["FakeApi", "FakeNode", "FakeStore", "FakeTor", "Link", "unsealed"]
 
 Destination = tuple[str, int | str]
 """Host and port; where destinations are allowed, `"*"` stands for any."""
@@ -71,6 +72,7 @@ class FakeApi(Api):
     `allow`: the destinations that the grant covers; all, if it is not given.
     `store`: what the function keeps, from an earlier invocation or with a limit of its own; `storage`: the limit of a new one, in bytes.
     `nodes`: the other nodes, by address. `installs`: how many functions it may have on them at the same time.
+    `tor`: the node's Tor, which several may share. `circuits` and `onion_services`: how many of each it may have at the same time.
     `logs` has the lines that the method logged; `connections` the destinations that it asked for; `links` what its links run, by
     path; `kind` and `name` what it said of its output.
     """
@@ -87,6 +89,9 @@ class FakeApi(Api):
         nodes: Mapping[str, FakeNode] | None = None,
         installs: int | None = None,
         links: dict[str, Link] | None = None,
+        tor: FakeTor | None = None,
+        circuits: int | None = None,
+        onion_services: int | None = None,
         stream: _socket.socket | None = None,
     ) -> None:
         self._memory = _Memory([input] if isinstance(input, bytes) else input)
@@ -98,6 +103,8 @@ class FakeApi(Api):
             store = FakeStore() if storage is None else FakeStore(storage)
         self.kept = store
         self.links: dict[str, Link] = {} if links is None else links
+        # As functions of one process have it: the next invocation finds what this one made.
+        self.session = FakeSession(FakeTor() if tor is None else tor, self._connect_by_tor, circuits, onion_services)
         self._printed = io.StringIO()
         self.kind: str | None = None
         self.name: str | None = None
@@ -109,7 +116,7 @@ class FakeApi(Api):
     @classmethod
     def from_manifest(cls, path: str | Path, input: bytes | Iterable[bytes] = b"", **options: object) -> "FakeApi":
         """A `FakeApi` that also refuses what a `manifest.toml` (or the one in a directory) does not ask for in `calls`, `connect`,
-        `storage` and `installs`.
+        `storage`, `installs`, `circuits` and `onion_services`.
 
         The node's own policy may refuse more. The names in `hosts` have public addresses here; others, and addresses, are what they are.
         """
@@ -117,7 +124,7 @@ class FakeApi(Api):
         manifest = _Manifest(path / "manifest.toml" if path.is_dir() else path)
         if options.get("store") is None and options.get("storage") is None:
             options["storage"] = manifest.storage
-        api = cls(input, **{"installs": manifest.installs} | options)
+        api = cls(input, **manifest.bounds | options)
         api._manifest = manifest
         api._composed = Composed(options.get("nodes") or {}, api._composed.installs, manifest.needs)
         return api
@@ -126,7 +133,14 @@ class FakeApi(Api):
         """The next invocation of the same function: with the same store, links, nodes and hosts."""
         api = FakeApi(input, hosts=self._hosts, allow=self._allow, store=self.kept, links=self.links)
         api._composed, api._manifest = self._composed, self._manifest
+        api.share(self.session)
         return api
+
+    def share(self, session: FakeSession) -> None:
+        """Has the same part of Tor as other invocations of the same process."""
+        self.session.tor.sessions.remove(self.session)
+        self.session = session
+        session.connect = self._connect_by_tor
 
     @property
     def written(self) -> bytes:
@@ -194,10 +208,14 @@ class FakeApi(Api):
             self._manifest.check_call(name)
         if name == "net.connect":
             return self._connect(arguments["host"], arguments["port"])
+        if name == "store.send":
+            return self.kept.send(self._stream.sendall, **arguments), None
         if name.startswith("store."):
             return self.kept.answer(name, arguments)
         if name.startswith("nodes."):
             return self._composed.answer(name, arguments)
+        if name.startswith("tor."):
+            return self.session.answer(name, arguments)
         if name == "link.make":
             path = f"/l/{secrets.token_hex(32)}"
             self.links[path] = Link(arguments["method"], arguments["arguments"], time.time() + arguments["seconds"])
@@ -229,6 +247,19 @@ class FakeApi(Api):
             # An address set aside for documentation.
             return {"address": "192.0.2.1", "port": port}, near
         return _connect_really(*target)
+
+    def _connect_by_tor(self, host: str, port: int) -> tuple[dict, _socket.socket]:
+        if not host.endswith(".onion"):
+            return self._connect(host, port)
+        self.connections.append((host, port))
+        if self._manifest is not None:
+            self._manifest.check_onion(port)
+        if (host, port) in self._hosts:
+            return {"address": host, "port": port}, self._connect(host, port)[1]
+        try:
+            return {"address": host, "port": port}, self.session.tor.visit(host, port)
+        except ConnectionRefusedError as error:
+            raise Failure("unreachable", str(error)) from None
 
 
 class _Entered:
@@ -290,7 +321,7 @@ class _Manifest:
         self._calls: list[str] = needs.get("calls", [])
         self._connect = ExitPolicy(needs.get("connect", []))
         self.storage = bytes_of(needs.get("storage", "0 B"))
-        self.installs: int = needs.get("installs", 0)
+        self.bounds: dict[str, int] = {key: needs.get(key, 0) for key in ("installs", "circuits", "onion_services")}
 
     def check_call(self, name: str) -> None:
         """Refuses a call that the manifest does not ask for."""
@@ -307,6 +338,11 @@ class _Manifest:
         except ValueError:
             address = _SOMEWHERE if is_played else None
         if address is not None and not self._connect.accepts(address, port):
+            raise self.refusal(port)
+
+    def check_onion(self, port: int) -> None:
+        """Refuses as a node does before it connects to an onion service."""
+        if not self._connect.accepts_onion(port):
             raise self.refusal(port)
 
     def accepts(self, address: str, port: int) -> bool:

@@ -4,6 +4,7 @@ import _socket
 import base64
 import itertools
 import threading
+from collections.abc import Callable
 
 from bento.store import NAME_BYTES_MAX, VALUE_BYTES_MAX
 from bento.testing.answers import Failure, served
@@ -13,6 +14,9 @@ OBJECT_BYTES = 1024
 
 PAGE_ENTRIES = 100
 """Names in one answer to `store.list`; a node tells as many as fit into a frame."""
+
+SENT_BYTES = 65_536
+"""What goes to the output at once."""
 
 
 class _Writer:
@@ -67,7 +71,7 @@ class FakeStore:
         self._damaged.add(name)
 
     def answer(self, name: str, arguments: dict) -> tuple[object, _socket.socket | None]:
-        """Does one of the calls `store.…`."""
+        """Does one of the calls `store.…`, but for `store.send`."""
         verb = name.removeprefix("store.")
         if verb not in ("put", "append", "commit", "get", "delete", "list", "usage"):
             raise Failure("bad-call", f"there is no call {name}")
@@ -77,6 +81,22 @@ class FakeStore:
             return self._commit(**arguments), None
         with self._turn:
             return getattr(self, f"_{verb}")(**arguments)
+
+    def send(self, write: Callable[[memoryview], object], name: str, offset: int = 0, length: int | None = None) -> object:
+        """Does the call `store.send`: `write` takes what goes to the output, and raises when nobody takes any more."""
+        with self._turn:
+            size, asked = self._part(name, offset, length)
+            whole = memoryview(asked)[: len(asked) // 2] if name in self._damaged else memoryview(asked)
+        sent = 0
+        try:
+            for start in range(0, len(whole), SENT_BYTES):
+                write(whole[start : start + SENT_BYTES])
+                sent += len(whole[start : start + SENT_BYTES])
+        except ConnectionError:
+            return {"bytes": size, "sent": sent}
+        if asked:
+            self._check_whole(name)
+        return {"bytes": size, "sent": sent}
 
     def _put(self, name: str, value: str | None = None) -> tuple[object, _socket.socket | None]:
         if value is None:
@@ -137,18 +157,21 @@ class FakeStore:
         self._damaged.discard(name)
 
     def _get(self, name: str, offset: int = 0, length: int | None = None) -> tuple[object, _socket.socket | None]:
+        size, asked = self._part(name, offset, length)
+        if len(asked) <= VALUE_BYTES_MAX:
+            if asked:
+                self._check_whole(name)
+            return {"bytes": size, "value": base64.b64encode(asked).decode()}, None
+        sent = asked[: len(asked) // 2] if name in self._damaged else asked
+        return {"bytes": size}, served(lambda stream: stream.sendall(sent))
+
+    def _part(self, name: str, offset: int, length: int | None) -> tuple[int, bytes]:
         if name not in self.objects:
             raise Failure("missing", "the store has nothing of this name")
         data = self.objects[name]
         end = len(data) if length is None else min(len(data), offset + length)
         with memoryview(data) as view:
-            asked = bytes(view[offset:end])
-        if len(asked) <= VALUE_BYTES_MAX:
-            if asked:
-                self._check_whole(name)
-            return {"bytes": len(data), "value": base64.b64encode(asked).decode()}, None
-        sent = asked[: len(asked) // 2] if name in self._damaged else asked
-        return {"bytes": len(data)}, served(lambda stream: stream.sendall(sent))
+            return len(data), bytes(view[offset:end])
 
     def _delete(self, name: str) -> tuple[object, None]:
         self._damaged.discard(name)

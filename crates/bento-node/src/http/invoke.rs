@@ -22,7 +22,7 @@ use serde_json::{Map, Value, value::RawValue};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::unix::{OwnedReadHalf, OwnedWriteHalf},
-    sync::oneshot,
+    sync::{mpsc, oneshot},
     task::AbortHandle,
     time::timeout,
 };
@@ -39,6 +39,7 @@ use crate::{
     meter::{Meter, Way},
     node::{Node, Run},
     process::{Declared, Invocation, Kind, Process},
+    sending::{PIECE_BYTES, Sending},
 };
 
 const ARGUMENTS: HeaderName = HeaderName::from_static("bento-arguments");
@@ -197,6 +198,10 @@ pub(super) enum Event {
 /// Output of an invocation, with all that must end when nobody reads it any more.
 pub(super) struct Output {
     stream: OwnedReadHalf,
+    /// Stored bytes that the function puts into it,
+    sends: mpsc::Receiver<Sending>,
+    /// and those that go at the moment.
+    sending: Option<Sending>,
     outcome: oneshot::Receiver<Outcome>,
     /// The outcome, when it came before the end of the stream.
     ended: Option<Outcome>,
@@ -230,6 +235,8 @@ impl Output {
         });
         Self {
             stream,
+            sends: invocation.sends,
+            sending: None,
             outcome: invocation.outcome,
             ended: None,
             declared: invocation.declared,
@@ -258,19 +265,40 @@ impl Output {
     pub(super) async fn next(&mut self) -> Event {
         let most = self.meter.chunk_bytes();
         self.buffer.reserve(most);
-        let mut limited = (&mut self.stream).take(most as u64);
         let read = loop {
-            if self.ended.is_some() {
-                // What it wrote is here by now; the kernel is asked, since the runtime's own idea of readiness may lag behind. A stream that
-                // something in the function keeps open does not keep the invocation.
-                self.buffer.resize(most, 0);
-                let read = recv(limited.get_ref().as_ref(), &mut self.buffer[..], RecvFlags::DONTWAIT).map(|(bytes, _)| bytes);
-                self.buffer.truncate(*read.as_ref().unwrap_or(&0));
-                break read.map_err(std::io::Error::from);
+            if let Some(sending) = &mut self.sending {
+                if self.lost.is_cancelled() {
+                    return Event::End(cut_off());
+                }
+                // Whoever sends waits for it, so one that has ended was killed.
+                if let Ok(outcome) = self.outcome.try_recv() {
+                    (self.ended, self.sending) = (Some(outcome), None);
+                    continue;
+                }
+                // What it wrote before comes before.
+                if !sending.is_begun()
+                    && let Ok(1..) = there(&self.stream, &mut self.buffer, most)
+                {
+                    break Ok(self.buffer.len());
+                }
+                match sending.next(self.meter.piece_bytes(PIECE_BYTES)).await {
+                    Some(piece) => {
+                        self.meter.slow(piece.len()).await;
+                        return self.pass(piece).await;
+                    }
+                    None => self.sending = None,
+                }
+                continue;
             }
+            if self.ended.is_some() {
+                // A stream that something in the function keeps open does not keep the invocation.
+                break there(&self.stream, &mut self.buffer, most);
+            }
+            let mut limited = (&mut self.stream).take(most as u64);
             tokio::select! {
                 biased;
                 read = limited.read_buf(&mut self.buffer) => break read,
+                Some(sending) = self.sends.recv() => self.sending = Some(sending),
                 outcome = &mut self.outcome => self.ended = Some(told(outcome)),
                 () = self.lost.cancelled() => return Event::End(cut_off()),
                 () = tokio::time::sleep(self.pulse.left(self.idle)) => {
@@ -283,20 +311,30 @@ impl Output {
         };
         self.pulse.beat();
         match read {
-            Ok(bytes) if bytes > 0 => match self.meter.pass(Way::Sent, bytes).await {
-                Ok(()) => {
-                    // Waiting for the rate is no silence.
-                    self.pulse.beat();
-                    Event::Data(self.buffer.split().freeze())
-                }
-                // Whatever the method says: this output is not delivered.
-                Err(_) => Event::End(Outcome::Killed { bound: Bound::Traffic }),
-            },
+            Ok(bytes) if bytes > 0 => {
+                let data = self.buffer.split().freeze();
+                self.pass(data).await
+            }
             _ => Event::End(self.end().await),
         }
     }
 
+    /// Counts bytes and gives them on.
+    async fn pass(&mut self, data: Bytes) -> Event {
+        let passed = self.meter.pass(Way::Sent, data.len()).await;
+        // Waiting for the rate is no silence.
+        self.pulse.beat();
+        match passed {
+            Ok(()) => Event::Data(data),
+            // Whatever the method says: this output is not delivered.
+            Err(_) => Event::End(Outcome::Killed { bound: Bound::Traffic }),
+        }
+    }
+
     async fn end(&mut self) -> Outcome {
+        // Nothing comes after the end, and whoever sends is told.
+        self.sends.close();
+        while self.sends.try_recv().is_ok() {}
         let outcome = match self.ended.take() {
             Some(outcome) => outcome,
             None => tokio::select! {
@@ -310,6 +348,14 @@ impl Output {
         self.unfinished = None;
         outcome
     }
+}
+
+/// What is there of a stream. The kernel is asked, since the runtime's own idea of readiness may lag behind.
+fn there(stream: &OwnedReadHalf, buffer: &mut BytesMut, most: usize) -> std::io::Result<usize> {
+    buffer.resize(most, 0);
+    let read = recv(stream.as_ref(), &mut buffer[..], RecvFlags::DONTWAIT).map(|(bytes, _)| bytes);
+    buffer.truncate(*read.as_ref().unwrap_or(&0));
+    read.map_err(std::io::Error::from)
 }
 
 /// Seen by nobody, since the session is lost; it ends the waiting.

@@ -20,6 +20,13 @@ def append(api, name):
 def get(api, name, offset=0, length=None):
     api.output.write(api.store.get(name, offset, length))
 
+def send(api, name, offset=0, length=None, before="", after="", declared=None):
+    if declared is not None:
+        api.output.length(declared)
+    api.output.write(before.encode())
+    count = api.output.write_stored(name, offset, length)
+    api.output.write(after.format(count).encode())
+
 def names(api, prefix=""):
     api.output.write(" ".join(f"{entry.name}:{entry.size}" for entry in api.store.list(prefix)).encode())
 
@@ -101,6 +108,71 @@ async fn what_was_stored_is_there_after_the_node_was_killed_and_what_was_not_com
     assert_eq!(usage, format!("{} {}", 25 + 1024, 4 << 20), "what is deleted or was not committed counts no more");
     assert_eq!(function.status().await.storage_used.as_bytes(), 25 + 1024);
 }
+
+#[tokio::test]
+async fn what_is_stored_goes_straight_to_the_output_in_its_place_and_as_much_as_was_declared() {
+    let node = Node::start(POLICY, "");
+    let function = installed_at(node.address, STORES, NOTES).await;
+    let large: Vec<u8> = (0..1_000_000u32).flat_map(|number| number.to_le_bytes()).take(1_500_000).collect();
+    assert_eq!(function.invoke_with("put", &args("large"), large.clone()).await.body, "1500000");
+    assert_eq!(function.invoke_with("put", &args("small"), "small").await.body, "5");
+    let send = async |arguments: &str| function.invoke("send", &format!("{{{arguments}}}")).await;
+
+    let whole = send(r#""name": "large", "before": "before ", "after": " after {}""#).await;
+    assert!(whole.whole && whole.body == [b"before ", &large[..], b" after 1500000"].concat());
+    assert_eq!(send(r#""name": "large", "offset": 65530, "length": 70000, "declared": 70000"#).await.body, large[65_530..135_530]);
+    assert_eq!(send(r#""name": "small", "offset": 1, "length": 9, "after": " {}""#).await.body, "mall 4");
+    assert_eq!(send(r#""name": "small", "offset": 9, "after": "{}""#).await.body, "0");
+    assert!(send(r#""name": "another""#).await.problem().detail.contains("Missing"));
+    // The client is told that it is not whole.
+    let more = send(r#""name": "large", "before": "before", "declared": 1500000"#).await;
+    assert!(!more.whole);
+    let less = send(r#""name": "large", "declared": 1500001"#).await;
+    assert!(!less.whole);
+    // It counts as what the function sends, and not as what it stores.
+    let status = function.status().await;
+    assert!((4_500_000..6_500_000).contains(&status.traffic_used.as_bytes()), "{}", status.traffic_used);
+    // Who may store and read may not do this for that.
+    let calls = "storage = \"4 MiB\"\ncalls = [\"store.put\", \"store.get\"]";
+    let code = "def both(api):\n    api.store.put('a', b'x')\n    api.output.write_stored('a')\n";
+    assert!(run(node.address, calls, code, "both", b"").await.problem().detail.contains("does not ask for the call `store.send`"));
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_what_is_sent_and_the_function_goes_on() {
+    let node = Node::start(POLICY, "");
+    let function =
+        installed_at(node.address, "storage = \"4 MiB\"\ntraffic = \"64 MiB\"\ninvocations = 2\ncalls = [\"store.*\"]", LEAVES).await;
+    assert!(function.invoke_with("put", "{}", vec![7; 3 << 20]).await.whole);
+    let token = format!("Bearer {}", function.invocation.reveal());
+    let sending = crate::support::start(node.address, "POST", "/v1/invoke/send", &[("authorization", &token)], "").await;
+    assert_eq!(sending.status(), 200);
+    drop(sending);
+    // Waits for the other invocation to be told.
+    assert_eq!(function.invoke("ended", "{}").await.body, "BrokenPipeError");
+}
+
+const LEAVES: &str = r#"
+import threading
+
+told = threading.Event()
+why = []
+
+def put(api):
+    api.store.put("large", api.input.read())
+
+def send(api):
+    try:
+        while True:
+            api.output.write_stored("large")
+    except OSError as error:
+        why.append(type(error).__name__)
+        told.set()
+
+def ended(api):
+    assert told.wait(60)
+    api.output.write(why[0].encode())
+"#;
 
 #[tokio::test]
 async fn a_function_stores_what_it_was_granted_and_not_a_byte_more() {
@@ -254,6 +326,42 @@ async fn a_function_that_is_kept_awake_is_up_again_without_its_client() {
     // Elsewhere nobody may ask for that.
     let strict = Node::start(POLICY, "");
     assert_eq!(Installed::new(strict.address).install(bundle(&needs, NOTES)).await.code(), "not-offered");
+}
+
+#[tokio::test]
+async fn a_crash_forgives_no_more_than_a_few_seconds_and_nothing_is_written_of_one_that_rests() {
+    const BUSY: &str = r#"
+import threading, time
+
+def begin(api):
+    def burn():
+        until = time.thread_time() + 0.3
+        while time.thread_time() < until:
+            pass
+    threading.Thread(target=burn, daemon=True).start()
+    api.output.write(bytes(100_000))
+"#;
+    let node = Node::start(&format!("{POLICY}keep_awake = true"), "");
+    let mut function = installed_at(node.address, "storage = \"1 MiB\"\nkeep_awake = true\ncpu = \"10 s\"", BUSY).await;
+    assert_eq!(function.invoke("begin", "{}").await.body.len(), 100_000);
+    let mark = node.directory.path().join("state/functions.mark");
+    let written = || mark.metadata().unwrap().modified().unwrap();
+    let end = std::time::Instant::now() + crate::support::PATIENCE * 3;
+    let (mut last, mut since) = (written(), std::time::Instant::now());
+    // It still runs, and nothing of it was written since: twice as long as an entry waits at most.
+    while since.elapsed() < std::time::Duration::from_secs(21) || function.status().await.cpu_used.as_millis() < 300 {
+        assert!(std::time::Instant::now() < end, "it never rests");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        if written() != last {
+            (last, since) = (written(), std::time::Instant::now());
+        }
+    }
+    let before = function.status().await;
+    assert!(before.awake);
+    let node = node.killed_and_started();
+    function.address = node.address;
+    let after = function.status().await;
+    assert!(after.cpu_used.as_millis() >= 300 && after.traffic_used.as_bytes() >= 100_000, "{after:?}");
 }
 
 #[tokio::test]

@@ -61,11 +61,20 @@ impl Node {
     }
 
     /// Kills it, and starts another one with what it left.
-    pub(crate) fn killed_and_started(mut self) -> Self {
+    pub(crate) fn killed_and_started(self) -> Self {
+        self.ended_and_started(rustix::process::Signal::KILL)
+    }
+
+    /// Stops it as an operator does, and starts another one with what it left.
+    pub(crate) fn stopped_and_started(self) -> Self {
+        self.ended_and_started(rustix::process::Signal::TERM)
+    }
+
+    fn ended_and_started(mut self, signal: rustix::process::Signal) -> Self {
         let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
         let directory = std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap());
         std::fs::write(directory.path().join("again"), "").unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
         drop(self);
         std::fs::remove_file(directory.path().join("again")).unwrap();
         Self::start_in(directory)

@@ -65,6 +65,14 @@ impl Show {
         }
     }
 
+    /// What the person has to know, also where progress is not shown.
+    pub(crate) fn say(&self, text: &str) {
+        match &self.mode {
+            Mode::Silent | Mode::Lines => line(text),
+            Mode::Bar(bar) => bar.println(text),
+        }
+    }
+
     /// How far something long is, done at a steady rate.
     pub(crate) fn moved(&self, what: &'static str, bytes: u64, total: u64) {
         let Mode::Bar(bar) = &self.mode else { return };
