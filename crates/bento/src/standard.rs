@@ -194,7 +194,7 @@ mod tests {
             assert!(bundle.manifest.methods.iter().any(|one| one == method));
             assert!(bundle.pack().is_ok());
             // With no more than its own: neither tests nor what only its author reads.
-            let within = |name: &str| !name.contains('/') || name.starts_with("dropbox/");
+            let within = |name: &str| !name.contains('/') || name.starts_with("dropbox/") || name.starts_with("replica/");
             assert!(bundle.files.iter().all(|(name, _)| within(name) && !name.contains("test") && !name.ends_with(".md")));
         }
         let bundle = Standard::Shard.bundle().unwrap();

@@ -94,7 +94,8 @@ impl World {
 
     /// A `tor` for cases with many nodes, started by the first case that needs it.
     pub(crate) async fn shared_tor(&self) -> Result<&SharedTor, testnet::Trouble> {
-        self.shared.get_or_try_init(|| SharedTor::start(&self.network, &self.scratch.path().join("shared"))).await
+        let directory = self.scratch.path().join("shared");
+        self.shared.get_or_try_init(|| SharedTor::start(&self.network, &directory)).await
     }
 
     /// A `tor` with a control port, started by the first case that needs it.

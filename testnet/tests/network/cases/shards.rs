@@ -71,7 +71,7 @@ impl Nodes {
     }
 
     async fn stop(self) {
-        let mut stopping: JoinSet<()> = self.nodes.into_values().map(|node| async { drop(node.program.stop().await) }).collect();
+        let mut stopping: JoinSet<()> = self.nodes.into_values().map(|node| async move { drop(node.program.stop().await) }).collect();
         while stopping.join_next().await.is_some() {}
     }
 }

@@ -72,8 +72,8 @@ pub(super) fn before(name: &str, dripping: &Dripping, keep: Span) -> Result<Stri
     let bundle = intake(count, places, each, keep)?.pack().map_err(|error| Failure::input(error.to_string()))?.len();
     let mut text = format!(
         "{name} leaves in {}, at random times over {}{}, to {places} nodes.\n\
-         Who watches this computer's line sees these uploads go into Tor, all of one size, and besides them small exchanges: one of some {} kB \
-         before the first upload to each node, and at the end one with the node that makes the shards. Where they go, what they are, and that \
+         Who watches this computer's line sees these uploads go into Tor, all of one size, and besides them small exchanges: one with each node of \
+         the list now, one of some {} kB before the first upload to each node, and at the end one with the node that makes the shards. Where they go, what they are, and that \
          they belong together is not to be seen; that {} bytes leave in that time is.\n",
         uploads(count, each),
         time(span),
