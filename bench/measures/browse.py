@@ -36,10 +36,9 @@ def measure(rounds: int = ROUNDS) -> None:
     programs = build("bento", "bento-node", "bento-jail", "testnet")
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bento-bench-")))
-        names = [f"--name={name}={address}" for name, address in (SITE, SECOND)]
-        network = private.up(stack, programs, directory, *names, f"--certificate={SITE[0]},{SECOND[0]}")
-        site = _site(stack, network, directory)
-        node = _node(stack, programs, network, directory)
+        network = start_network(stack, programs, directory)
+        site = start_site(stack, network, directory)
+        node = start_node(stack, programs, network, directory)
         socks = network["socks"].rpartition(":")
         client = _Client(programs, directory, node, network["socks"])
         meter = _Meter(stack, network)
@@ -163,7 +162,14 @@ class _Meter:
                 return told
 
 
-def _site(stack: ExitStack, network: dict, directory: Path) -> dict:
+def start_network(stack: ExitStack, programs: Path, directory: Path) -> dict:
+    """Brings a private network up, with the names of the website in it."""
+    names = [f"--name={name}={address}" for name, address in (SITE, SECOND)]
+    return private.up(stack, programs, directory, *names, f"--certificate={SITE[0]},{SECOND[0]}")
+
+
+def start_site(stack: ExitStack, network: dict, directory: Path) -> dict:
+    """Starts the website; its addresses by scheme."""
     # An ordinary user cannot have the usual ports; then others do.
     usual = True
     try:
@@ -179,7 +185,8 @@ def _site(stack: ExitStack, network: dict, directory: Path) -> dict:
     return {scheme: f"{scheme}://{SITE[0]}{'' if usual else f':{port}'}/" for scheme, port in ports.items()}
 
 
-def _node(stack: ExitStack, programs: Path, network: dict, directory: Path) -> str:
+def start_node(stack: ExitStack, programs: Path, network: dict, directory: Path) -> str:
+    """Starts a node with egress `direct`; its address."""
     packages = [
         "brotli", "_brotli", "html5lib", "tinycss2", "webencodings", "six", "lxml", "bs4",
         "soupsieve", "requests", "urllib3", "idna", "certifi", "chardet", "charset_normalizer",

@@ -5,6 +5,7 @@ Raw sockets, since `http.client` reads heads through a buffered file and would h
 
 import base64
 import hashlib
+import hmac
 import json
 import os
 import select
@@ -129,17 +130,22 @@ class Tokens:
     """A function's tokens, fresh."""
 
     def __init__(self) -> None:
-        self.invocation = self._token("bento-invoke-")
-        self.shutdown = self._token("bento-shutdown-")
+        self.invocation = self._text("bento-invoke-", os.urandom(32))
+        self.shutdown = self._text("bento-shutdown-", os.urandom(32))
 
     @staticmethod
-    def _token(prefix: str) -> str:
-        return prefix + base64.b32encode(os.urandom(32)).decode().rstrip("=").lower()
+    def _text(prefix: str, value: bytes) -> str:
+        return prefix + base64.b32encode(value).decode().rstrip("=").lower()
+
+    def _seal(self) -> str:
+        # HKDF (RFC 5869) with SHA-256, no salt, 32 bytes: what the node keeps the function under.
+        extracted = hmac.digest(bytes(32), self.invocation.encode(), "sha256")
+        return self._text("bento-seal-", hmac.digest(extracted, b"bento seal 1\x01", "sha256"))
 
     def install(self, bundle: bytes) -> bytes:
         """The request that installs a function under them."""
         digest = {name: hashlib.sha256(token.encode()).hexdigest() for name, token in (("Invocation", self.invocation), ("Shutdown", self.shutdown))}
-        headers = {f"Bento-{name}-Digest": value for name, value in digest.items()}
+        headers = {f"Bento-{name}-Digest": value for name, value in digest.items()} | {"Bento-Seal": self._seal()}
         return request("POST", "/v1/functions", {**headers, "Content-Type": "application/x-tar"}, bundle)
 
     def invoke(self, method: str, arguments: dict) -> bytes:

@@ -30,7 +30,7 @@ def measure(rounds: int = ROUNDS) -> None:
         # Processes, not threads, so that the clients do not wait for each other; each has a function of its own.
         with multiprocessing.get_context("fork").Pool(CONNECTIONS) as pool:
             began = time.perf_counter()
-            several = pool.starmap(_client, [(node.address, rounds // 2)] * CONNECTIONS, chunksize=1)
+            several = pool.starmap(_client, [(node.address, max(rounds // 2, 1))] * CONNECTIONS, chunksize=1)
             took = time.perf_counter() - began
     together = [seconds for sample, _ in several for seconds in sample]
     spans = [span for _, span in several]

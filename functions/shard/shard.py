@@ -1,8 +1,8 @@
 """Shard: splits a file into shards on other nodes, of which any few rebuild it.
 
-The file comes as the input, stripe by stripe; each stripe becomes a piece for every shard (`erasure.py`), each piece is sealed (`sealing.py`) and
-goes to its shard's node (`shelves.py`). What comes back is a recipe: where the shards are, how to get at them, and the key, which is nowhere
-else. Memory does not grow with the file.
+The file comes as the input, or was left here before, and is taken stripe by stripe; each stripe becomes a piece for every shard (`erasure.py`),
+each piece is sealed (`sealing.py`) and goes to its shard's node (`filling.py`, `shelves.py`). What comes back is a recipe: where the shards
+are, how to get at them, and the key, which is nowhere else. Memory does not grow with the file.
 """
 
 import base64
@@ -11,8 +11,11 @@ import json
 import secrets
 
 import erasure
-from sealing import KEY_BYTES, TAG_BYTES, Corrupt, Sealer
-from shelves import TROUBLE, NotEnoughNodes, Shelf, candidates, each, ended, installed
+from dropbox import dropbox
+from filling import Rebuilt, TooFewShards, fill, reasons, sealed_bytes, shard_bytes, why
+from jobs import Job, Marks, PartsMissing, Underway, gathered, given_back
+from sealing import KEY_BYTES, Corrupt, Sealer
+from shelves import NotEnoughNodes, Places, Shelf, candidates, each, ended
 
 VERSION = 1
 
@@ -22,14 +25,16 @@ SHARDS_MAX = 128
 RECIPE_BYTES_MAX = 256 * 1024
 """Longest recipe that is read."""
 
+ORDER_BYTES_MAX = 4 * 1024 * 1024
+"""Longest list of a file's parts that is read."""
+
 ROUNDS_MAX = 4
 """How often a repair begins again because it met another shard that is no good."""
 
-__all__ = ["NotEnoughNodes", "check", "get", "put", "remove", "repair"]
+GATHERED = 0.3
+"""The part of a job that gathering a file counts as."""
 
-
-class TooFewShards(Exception):
-    """Fewer are left than the file needs."""
+__all__ = ["NotEnoughNodes", "PartsMissing", "TooFewShards", "Underway", "add", "check", "get", "put", "remove", "repair", "spread", "stage", "staged"]
 
 
 class CutOff(Exception):
@@ -46,53 +51,100 @@ def put(api, n: int, k: int, size: int, nodes: "list | None" = None, mode: str =
     `nodes`: addresses to choose from, or objects with `address`, `operator` and `relay`; those that this node's operator lists, if it is not
     given. `mode`: `rs`, or `fountain`, of which more than 256 shards can be made in time.
     """
-    for number, what, least, most in ((k, "k", 1, SHARDS_MAX), (n, "n", k, SHARDS_MAX), (size, "size", 0, 1 << 53)):
-        if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
-            raise ValueError(f"{what} is a whole number from {least} to {most}")
-    code = erasure.make(mode, k, size, n)
+    code = _code(n, k, size, mode)
     key = secrets.token_bytes(KEY_BYTES)
-    shelves = installed(api, candidates(api, nodes), list(range(n)), _shard_bytes(code))
+    shelves = Places(api, candidates(api, nodes), shard_bytes(code)).shelves(list(range(n)))
     try:
         digest = hashlib.sha256()
-        _spread(code, key, shelves, _read(api, code, size, digest))
+        stripes = _read(api, code, size, digest)
+        fill(code, key, shelves, lambda index: next(stripes))
     except BaseException:
         ended(shelves)
         raise
-    recipe = {
-        "bento_shard": VERSION,
-        "mode": mode,
-        "n": n,
-        "k": k,
-        "size": size,
-        "stripe": code.stripe,
-        "sha256": digest.hexdigest(),
-        "key": base64.urlsafe_b64encode(key).decode().rstrip("="),
-        "next": n,
-        "shards": [shelf.entry for shelf in shelves],
-    }
-    api.log(f"{n} shards of {_shard_bytes(code)} bytes on {n} nodes")
-    _tell(api, recipe)
+    _tell(api, _made(api, code, (n, k, size, mode), key, digest.hexdigest(), shelves))
 
 
-def get(api, offset: int = 0) -> None:
-    """Rebuilds the file, from `offset` on, of the recipe that is the input. The log says which shards were missing or corrupt."""
+def stage(api, drop: str, size: int, expires: float = dropbox.EXPIRES_SECONDS, gets: None = None, name: None = None) -> None:
+    """Announces a file that is to be left here for `spread`, as `begin` of Dropbox does."""
+    dropbox.begin(api, drop, size, expires)
+
+
+def add(api, drop: str, offset: int = 0) -> None:
+    """Adds the input to it, as `put` of Dropbox does."""
+    dropbox.put(api, drop, offset)
+
+
+def staged(api, drop: str, sha256: str) -> None:
+    """Checks that all of it is here, as `finish` of Dropbox does."""
+    dropbox.finish(api, drop, sha256)
+
+
+def spread(
+    api, drop: str, n: int, k: int, nodes: "list | None" = None, avoid: "list | tuple" = (), mode: str = "rs", marks: bool = False
+) -> None:
+    """Spreads a file that was left here, as `put` does, and removes it; sends the recipe. Invoked again after it was broken off, it goes on.
+
+    The input is empty, or the list of parts elsewhere that the file is first gathered from (`jobs.gathered`). `avoid`: addresses that are
+    taken last. `marks`: before the recipe come 1,000 dots, which tell how much is done.
+    """
+    text = api.input.read(ORDER_BYTES_MAX + 1)
+    if len(text) > ORDER_BYTES_MAX:
+        raise ValueError("the list of parts is too long")
+    order = json.loads(text) if text else None
+    progress = Marks(api, marks)
+    with Job(api, drop) as job:
+        if "recipe" not in job.record:
+            before = 0.0 if order is None else GATHERED
+            if order is not None:
+                gathered(api, drop, order, lambda part: progress.at(part * before))
+            size = dropbox._record(api, drop)["size"]
+            code = _code(n, k, size, mode)
+            if dropbox._have(api, drop) != size:
+                raise CutOff(f"{dropbox._have(api, drop)} of {size} bytes are here")
+            recipe = _spread(api, job, drop, code, (n, k, size, mode), (nodes, avoid), lambda part: progress.at(before + part * (1 - before)))
+            job.keep(recipe=recipe, shelves={})
+        # After a kill it may still be here.
+        with dropbox._lock(drop):
+            dropbox._erase(api, drop)
+        if order is not None and not job.record.get("gathered"):
+            given_back(api, order)
+            job.keep(gathered=True)
+        progress.at(1.0)
+        _tell(api, job.record["recipe"], marks)
+
+
+def get(api, offset: int = 0, report: int = 0) -> None:
+    """Rebuilds the file, from `offset` on, of the recipe that is the input. The log says which shards were missing or corrupt.
+
+    `report`: behind the file come so many bytes that say it too, as JSON, filled up with spaces: `{"k", "of", "good", "lost": [{"number", "node",
+    "why"}]}`.
+    """
     recipe, code = _recipe(api)
     if not isinstance(offset, int) or not 0 <= offset <= recipe["size"]:
         raise ValueError(f"the offset is a whole number from 0 to {recipe['size']}")
+    if not isinstance(report, int) or not (report == 0 or 1_024 <= report <= RECIPE_BYTES_MAX):
+        raise ValueError(f"a report has 1024 to {RECIPE_BYTES_MAX} bytes")
     lost: dict[int, str] = {}
-    api.output.length(recipe["size"] - offset)
+    api.output.length(recipe["size"] - offset + report)
     first = min(offset // code.stripe, code.stripes - 1)
     digest = hashlib.sha256()
     held = b""
-    for index, stripe in _rebuilt(api, recipe, code, lost, first):
-        # Each piece is authentic by itself. The digest of all is asked before the last of it leaves.
-        api.output.write(held)
-        digest.update(stripe)
-        held = stripe[max(0, offset - index * code.stripe) :]
+    stripes = Rebuilt(api, recipe, code, _key(recipe), lost, first)
+    try:
+        for index, stripe in stripes:
+            # Each piece is authentic by itself. The digest of all is asked before the last of it leaves.
+            api.output.write(held)
+            digest.update(stripe)
+            held = stripe[max(0, offset - index * code.stripe) :]
+    except TooFewShards:
+        _report(api, recipe, lost)
+        raise
+    finally:
+        stripes.close(blame=True)
     if first == 0 and digest.hexdigest() != recipe["sha256"]:
         raise BadRecipe("the file is not the one that the recipe tells of")
     _report(api, recipe, lost)
-    api.output.write(held)
+    api.output.write(held + (_reported(recipe, lost, report) if report else b""))
 
 
 def check(api, thorough: bool = False) -> None:
@@ -107,43 +159,140 @@ def check(api, thorough: bool = False) -> None:
     _tell(api, {"k": recipe["k"], "good": len(told) - len(lost), "shards": told})
 
 
-def repair(api, nodes: "list | None" = None, more: int = 0, thorough: bool = False) -> None:
-    """Makes up the shards that are lost, and `more`, on other nodes; sends the new recipe. Until it is there, the old one holds."""
+def repair(
+    api, nodes: "list | None" = None, more: int = 0, thorough: bool = False, avoid: "list | tuple" = (), job: str | None = None, marks: bool = False
+) -> None:
+    """Makes up the shards that are lost, and `more`, on other nodes; sends the new recipe. Until it is there, the old one holds.
+
+    `job`: 32 hexadecimal digits; invoked again with the same and the same recipe after it was broken off, it goes on. `avoid` and `marks` as in
+    `spread`.
+    """
     recipe, code = _recipe(api)
-    lost = _lost(api, recipe, code, thorough)
-    for _ in range(ROUNDS_MAX):
-        if not lost and not more:
-            break
-        before = dict(lost)
-        recipe = _repaired(api, recipe, code, nodes, lost, more)
-        more = 0
-        # Those that turned out to be bad while the others were read.
-        lost = {number: why for number, why in lost.items() if number not in before}
-    _report(api, recipe, lost)
-    _tell(api, recipe)
+    progress = Marks(api, marks)
+    with Job(api, job) as work:
+        if "recipe" not in work.record:
+            recipe, lost = _mended(api, work, recipe, code, (nodes, avoid), more, thorough, progress)
+            _report(api, recipe, lost)
+            work.keep(recipe=recipe, shelves={})
+        progress.at(1.0)
+        _tell(api, work.record["recipe"], marks)
 
 
 def remove(api) -> None:
     """Ends all shards of the recipe that is the input."""
     recipe, _ = _recipe(api)
     left = ended(Shelf(api, entry) for entry in recipe["shards"])
-    _tell(api, {"ended": len(recipe["shards"]) - len(left), "left": [{"node": shelf.node, "why": why} for shelf, why in left]})
+    _tell(api, {"ended": len(recipe["shards"]) - len(left), "left": [{"node": shelf.node, "why": text} for shelf, text in left]})
 
 
-def _repaired(api, recipe: dict, code, nodes: "list | None", lost: dict[int, str], more: int) -> dict:
+def _code(n: int, k: int, size: int, mode: str) -> "erasure.Rs | erasure.Fountain":
+    for number, what, least, most in ((k, "k", 1, SHARDS_MAX), (n, "n", k, SHARDS_MAX), (size, "size", 0, 1 << 53)):
+        if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
+            raise ValueError(f"{what} is a whole number from {least} to {most}")
+    return erasure.make(mode, k, size, n)
+
+
+def _made(api, code, asked: tuple, key: bytes, sha256: str, shelves: list[Shelf]) -> dict:
+    """The recipe of what was spread."""
+    n, k, size, mode = asked
+    api.log(f"{n} shards of {shard_bytes(code)} bytes on {n} nodes")
+    return {
+        "bento_shard": VERSION,
+        "mode": mode,
+        "n": n,
+        "k": k,
+        "size": size,
+        "stripe": code.stripe,
+        "sha256": sha256,
+        "key": _text(key),
+        "next": n,
+        "shards": [shelf.entry for shelf in shelves],
+    }
+
+
+def _spread(api, job: Job, drop: str, code, asked: tuple, where: tuple, told) -> dict:
+    """Spreads what was left here; its recipe."""
+    n, k, size, mode = asked
+    if job.record.get("asked", [n, k, mode]) != [n, k, mode]:
+        raise ValueError("this file was begun to be spread in another way")
+    if "key" not in job.record:
+        job.keep(key=_text(secrets.token_bytes(KEY_BYTES)), asked=[n, k, mode])
+    key = _key(job.record)
+    nodes, avoid = where
+    taken = {entry["node"] for entry in job.shelves.values()}
+    free = [address for address in candidates(api, nodes, avoid) if address not in taken]
+    places = Places(api, free, shard_bytes(code), job.shelve)
+
+    def source(index: int) -> bytes:
+        return api.store.get(f"c/{drop}", index * code.stripe, code.stripe)
+
+    with _clean(api, job):
+        shelves = places.shelves(list(range(n)), job.shelves)
+        fill(code, key, shelves, source, places.other, told)
+    digest = hashlib.sha256()
+    for index in range(code.stripes):
+        digest.update(source(index))
+    return _made(api, code, asked, key, digest.hexdigest(), shelves)
+
+
+class _clean:
+    """Ends the shelves that a job took when it fails, but for the end of its invocation or its node, after which it goes on."""
+
+    def __init__(self, api, job: Job) -> None:
+        self._api = api
+        self._job = job
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: "type | None", error: object, trace: object) -> None:
+        if kind is not None and issubclass(kind, Exception):
+            ended((Shelf(self._api, entry) for entry in self._job.shelves.values()), tries=1)
+            self._job.keep(shelves={})
+
+
+def _mended(api, job: Job, recipe: dict, code, where: tuple, more: int, thorough: bool, progress: Marks) -> tuple:
+    """The recipe with what was lost made up, and what is still lost."""
+    before = {"sha256": recipe["sha256"], "shelves": sorted(entry["drop"] for entry in recipe["shards"])}
+    if job.record.get("of", before) != before:
+        raise ValueError("this job was begun with another recipe")
+    if "lost" not in job.record:
+        found = _lost(api, recipe, code, thorough)
+        job.keep(of=before, lost=sorted(found.items()), more=more)
+    lost = dict(job.record["lost"])
+    more = job.record["more"]
+    for _ in range(ROUNDS_MAX):
+        if not lost and not more:
+            break
+        known = dict(lost)
+        recipe = _repaired(api, job, recipe, code, where, lost, more, progress)
+        more = 0
+        # Those that turned out to be bad while the others were read.
+        lost = {number: text for number, text in lost.items() if number not in known}
+    return recipe, lost
+
+
+def _repaired(api, job: Job, recipe: dict, code, where: tuple, lost: dict[int, str], more: int, progress: Marks) -> dict:
+    nodes, avoid = where
     good = [entry for entry in recipe["shards"] if entry["number"] not in lost]
     bad = [entry for entry in recipe["shards"] if entry["number"] in lost]
     numbers = _fresh(recipe, code, lost, len(bad) + more)
-    taken = {entry["node"] for entry in good}
-    where = [address for address in candidates(api, nodes, avoid=[entry["node"] for entry in bad]) if address not in taken]
-    shelves = installed(api, where, numbers, _shard_bytes(code))
+    known = {number: entry for number, entry in job.shelves.items() if number in numbers}
+    taken = {entry["node"] for entry in [*good, *known.values()]}
+    last = [*(entry["node"] for entry in bad), *avoid]
+    places = Places(api, [address for address in candidates(api, nodes, last) if address not in taken], shard_bytes(code), job.shelve)
+    stripes = Rebuilt(api, recipe, code, _key(recipe), lost)
     try:
-        _spread(code, _key(recipe), shelves, (stripe for _, stripe in _rebuilt(api, recipe, code, lost, 0)))
-    except BaseException:
-        ended(shelves)
+        with _clean(api, job):
+            shelves = places.shelves(numbers, known)
+            fill(code, _key(recipe), shelves, stripes, places.other, progress.at)
+    except TooFewShards:
+        _report(api, recipe, lost)
         raise
+    finally:
+        stripes.close(blame=False)
     # Only now: until here the old recipe held.
-    ended(Shelf(api, entry) for entry in bad)
+    ended((Shelf(api, entry) for entry in bad), tries=1)
     api.log(f"{len(shelves)} shards made, {len(good)} kept")
     shards = good + [shelf.entry for shelf in shelves]
     return recipe | {"n": len(shards), "next": max(recipe["next"], *(number + 1 for number in numbers)), "shards": shards}
@@ -167,111 +316,48 @@ def _read(api, code, size: int, digest):
             raise CutOff(f"{size - left + len(stripe)} bytes came, and {size} were announced")
         left -= len(stripe)
         digest.update(stripe)
+        if left == 0 and api.input.read(1):
+            raise CutOff(f"more than the {size} bytes came that were announced")
         yield stripe
-    if api.input.read(1):
-        raise CutOff(f"more than the {size} bytes came that were announced")
-
-
-def _spread(code, key: bytes, shelves: list[Shelf], stripes) -> None:
-    """Makes the pieces of these shards and stores them."""
-    sealers = [Sealer(key, shelf.number, code.stripes) for shelf in shelves]
-    sealed_bytes = code.piece + TAG_BYTES
-    numbers = [shelf.number for shelf in shelves]
-    index = 0
-    for stripe in stripes:
-        pieces = code.encode(stripe.ljust(code.stripe, b"\0"), numbers)
-
-        def store(at: int) -> None:
-            shelves[at].put(index * sealed_bytes, sealers[at].seal(index, pieces[at]))
-
-        _all_done(shelves, each(range(len(shelves)), store))
-        index += 1
-    _all_done(shelves, each(shelves, Shelf.finish))
-
-
-def _all_done(shelves: list[Shelf], results: list) -> None:
-    for shelf, result in zip(shelves, results):
-        if isinstance(result, TROUBLE):
-            raise NotEnoughNodes(f"the node of shard {shelf.number} failed, and nothing was left behind where it can be reached: {result}") from result
-        if isinstance(result, Exception):
-            raise result
-
-
-def _rebuilt(api, recipe: dict, code, lost: dict[int, str], first: int):
-    """The file's stripes from the first one on, each with its index; shards that turn out to be bad are put among the lost."""
-    key = _key(recipe)
-    # Those with parts of the file itself first: of them, nothing has to be computed.
-    shelves = [Shelf(api, entry) for entry in sorted(recipe["shards"], key=lambda entry: entry["number"])]
-    sealers = {shelf.number: Sealer(key, shelf.number, code.stripes) for shelf in shelves}
-    sealed_bytes = code.piece + TAG_BYTES
-    for index in range(first, code.stripes):
-        pieces: dict[int, bytes] = {}
-        needed = recipe["k"]
-
-        def fetch(shelf: Shelf) -> bytes:
-            sealed = shelf.get(index * sealed_bytes, sealed_bytes)
-            return sealers[shelf.number].open(index, sealed)
-
-        while True:
-            rest = [shelf for shelf in shelves if shelf.number not in pieces and shelf.number not in lost]
-            if len(pieces) < needed:
-                chosen = rest[: needed - len(pieces)]
-                if len(pieces) + len(chosen) < needed:
-                    _report(api, recipe, lost)
-                    raise TooFewShards(f"{len(rest) + len(pieces)} shards are good, and {needed} are needed; {_reasons(recipe, lost)}"[:900])
-                for shelf, found in zip(chosen, each(chosen, fetch)):
-                    if isinstance(found, bytes):
-                        pieces[shelf.number] = found
-                    else:
-                        lost[shelf.number] = _why(found)
-                continue
-            try:
-                stripe = code.decode(pieces)
-                break
-            except erasure.TooFew:
-                needed += 1  # Of a fountain's pieces, seldom one more is needed.
-        yield index, stripe[: max(0, recipe["size"] - index * code.stripe)]
 
 
 def _lost(api, recipe: dict, code, thorough: bool) -> dict[int, str]:
     """Which shards are no good, and why."""
     key = _key(recipe)
-    sealed_bytes = code.piece + TAG_BYTES
+    count = sealed_bytes(code)
 
     def look(entry: dict) -> None:
         shelf = Shelf(api, entry)
         head = shelf.head()
-        if head.get("sha256") != entry["sha256"] or head.get("size") != _shard_bytes(code):
+        if head.get("sha256") != entry["sha256"] or head.get("size") != shard_bytes(code):
             raise Corrupt("its node says that it has something else")
         if thorough:
             sealer = Sealer(key, shelf.number, code.stripes)
             for index in range(code.stripes):
-                sealer.open(index, shelf.get(index * sealed_bytes, sealed_bytes))
+                sealer.open(index, shelf.get(index * count, count))
 
     found = each(recipe["shards"], look)
-    return {entry["number"]: _why(error) for entry, error in zip(recipe["shards"], found) if error is not None}
-
-
-def _why(error: object) -> str:
-    if isinstance(error, Corrupt):
-        return f"corrupt: {error}"
-    if isinstance(error, TROUBLE):
-        # A node that says that what it has was changed on its disk, or that it has another file.
-        kind = "corrupt" if "Damaged" in str(error) else "missing"
-        return f"{kind}: {error}"
-    raise error
+    return {entry["number"]: why(error) for entry, error in zip(recipe["shards"], found) if error is not None}
 
 
 def _report(api, recipe: dict, lost: dict[int, str]) -> None:
     good = sum(entry["number"] not in lost for entry in recipe["shards"])
     api.log(f"{good} of {len(recipe['shards'])} shards are good as far as was looked; {recipe['k']} are needed")
-    for line in _reasons(recipe, lost).split("; ") if lost else ():
+    for line in reasons(recipe, lost).split("; ") if lost else ():
         api.log(line)
 
 
-def _reasons(recipe: dict, lost: dict[int, str]) -> str:
+def _reported(recipe: dict, lost: dict[int, str], count: int) -> bytes:
+    """The same as JSON of exactly so many bytes; where it would be longer, reasons are cut."""
     known = {entry["number"]: entry["node"] for entry in recipe["shards"]}
-    return "; ".join(f"shard {number} at {known[number]}: {why}" for number, why in sorted(lost.items()) if number in known)
+    for characters in (300, 60, 0):
+        told = [{"number": number, "node": known[number], "why": text[:characters]} for number, text in sorted(lost.items()) if number in known]
+        text = json.dumps({"k": recipe["k"], "of": len(known), "good": len(known) - len(told), "lost": told}).encode()
+        if len(text) <= count:
+            break
+    else:
+        text = json.dumps({"k": recipe["k"], "of": len(known), "good": len(known) - len(told), "lost": []}).encode()
+    return text.ljust(count)
 
 
 def _recipe(api) -> tuple:
@@ -310,12 +396,13 @@ def _key(recipe: dict) -> bytes:
     return base64.urlsafe_b64decode(recipe["key"] + "=" * (-len(recipe["key"]) % 4))
 
 
-def _shard_bytes(code) -> int:
-    return code.stripes * (code.piece + TAG_BYTES)
+def _text(key: bytes) -> str:
+    return base64.urlsafe_b64encode(key).decode().rstrip("=")
 
 
-def _tell(api, value: dict) -> None:
+def _tell(api, value: dict, begun: bool = False) -> None:
     text = json.dumps(value).encode() + b"\n"
-    api.output.type("application/json")
-    api.output.length(len(text))
+    if not begun:
+        api.output.type("application/json")
+        api.output.length(len(text))
     api.output.write(text)

@@ -23,6 +23,9 @@ THREADS = 8
 TRIES = 3
 """How often a request is made whose connection breaks."""
 
+PATIENCE_SECONDS = 60.0
+"""When so much time has passed since the first try, there is no other: a node that is gone is noticed late each time."""
+
 PAUSE_SECONDS = 1.0
 """Before the second try; twice as long before each further one."""
 
@@ -48,23 +51,31 @@ class Shelf:
         self.number: int = entry["number"]
         self.node: str = entry["node"]
         self.remote = api.nodes.function(entry["node"], entry["invocation"], entry["shutdown"])
-        self.digest = hashlib.sha256()
+        self.pieces = 0
+        """How many pieces went by so far."""
+        self.is_whole = False
+        self._digest = hashlib.sha256()
+        self._have = 0
 
     def begin(self, size: int) -> None:
-        """Announces the shard."""
-        self._ask("begin", size=size, expires=EXPIRES_SECONDS)
+        """Announces the shard. Some of it may be there, of an earlier time."""
+        self._have = json.loads(self._ask("begin", size=size, expires=EXPIRES_SECONDS))["offset"]
 
-    def put(self, offset: int, sealed: bytes) -> None:
-        """Adds a piece."""
-        told = self._ask("put", input=sealed, offset=offset)
-        if json.loads(told)["offset"] != offset + len(sealed):
-            raise RemoteFailed(121, f"{self.node} says that it has something else than it was sent")
-        self.digest.update(sealed)
+    def put(self, sealed: bytes) -> None:
+        """Adds the next piece, if it is not there already."""
+        offset = self.pieces * len(sealed)
+        if offset + len(sealed) > self._have:
+            told = self._ask("put", input=sealed, offset=offset)
+            if json.loads(told)["offset"] != offset + len(sealed):
+                raise RemoteFailed(121, f"{self.node} says that it has something else than it was sent")
+        self._digest.update(sealed)
+        self.pieces += 1
 
     def finish(self) -> None:
         """Has the node check the shard."""
-        self.entry["sha256"] = self.digest.hexdigest()
+        self.entry["sha256"] = self._digest.hexdigest()
         self._ask("finish", sha256=self.entry["sha256"])
+        self.is_whole = True
 
     def get(self, offset: int, length: int) -> bytes:
         """A piece, as it is stored there."""
@@ -74,16 +85,16 @@ class Shelf:
         """What the node says of the shard."""
         return json.loads(self._ask("head"))
 
-    def end(self) -> None:
+    def end(self, tries: int | None = None) -> None:
         """Ends the function, and with it the shard."""
-        _patiently(self.remote.shutdown)
+        patiently(self.remote.shutdown, tries)
 
     def _ask(self, method: str, input: bytes = b"", **arguments: object) -> bytes:
         def once() -> bytes:
             with self.remote.invoke(method, input=input, drop=self.entry["drop"], **arguments) as result:
                 return result.read()
 
-        return _patiently(once)
+        return patiently(once)
 
 
 def candidates(api, nodes: list | None, avoid: Iterable[str] = ()) -> list[str]:
@@ -112,48 +123,80 @@ def candidates(api, nodes: list | None, avoid: Iterable[str] = ()) -> list[str]:
     return [address for _, _, address in sorted(found, key=lambda one: one[:2])]
 
 
-def installed(api, addresses: list[str], numbers: list[int], size: int) -> list[Shelf]:
-    """A shelf for each of these shards, each on a node of its own, with the shard announced. All of them, or none is left behind."""
-    bundle = _bundle(size)
-    left = list(addresses)
-    turn = threading.Lock()
-    refused: list[str] = []
+class Places:
+    """Nodes for shards of one size, each given out once.
 
-    def shelve(number: int) -> Shelf | None:
+    `keep(number, entry)` hears of each shard's shelf before its node does, so that whoever keeps that can go on with it, or end it; and that
+    there is none any more (`None`).
+    """
+
+    def __init__(self, api, addresses: list[str], size: int, keep: Callable[[int, "dict | None"], object] = lambda number, entry: None) -> None:
+        self._api = api
+        self._bundle = _bundle(size)
+        self._size = size
+        self._left = list(addresses)
+        self._count = len(addresses)
+        self._keep = keep
+        self._turn = threading.Lock()
+        self._refused: list[str] = []
+
+    def shelves(self, numbers: list[int], known: "dict[int, dict] | None" = None) -> list[Shelf]:
+        """A shelf for each of these shards, each on a node of its own, with the shard announced. All of them, or none is left behind.
+
+        `known`: shelves of an earlier time by number, which are taken again where their nodes still are.
+        """
+        known = known or {}
+        made = each(numbers, lambda number: self._shelf(number, known.get(number)))
+        shelves = [shelf for shelf in made if isinstance(shelf, Shelf)]
+        errors = [error for error in made if isinstance(error, BaseException)]
+        if len(shelves) < len(numbers):
+            ended(shelves)
+            if errors:
+                raise errors[0]
+            reasons = "; ".join(self._refused) or "there are no more"
+            raise NotEnoughNodes(f"{len(shelves)} of {len(numbers)} nodes took a shard, of {self._count} that were there; {reasons}"[:900])
+        return shelves
+
+    def other(self, shelf: Shelf, why: object) -> Shelf:
+        """A shelf for the same shard on another node; this one's has failed."""
+        self._refused.append(f"{shelf.node}: {why}")
+        ended([shelf], tries=1)
+        self._keep(shelf.number, None)
+        found = self._shelf(shelf.number)
+        if found is None:
+            raise NotEnoughNodes(f"the node of shard {shelf.number} failed, and there is no other; {'; '.join(self._refused)}"[:900])
+        return found
+
+    def _shelf(self, number: int, entry: "dict | None" = None) -> "Shelf | None":
         while True:
-            with turn:
-                if not left:
-                    return None
-                address = left.pop(0)
-            shelf = Shelf(api, {"number": number, "node": address, "invocation": _token("invoke"), "shutdown": _token("shutdown"),
-                                "drop": secrets.token_hex(16), "sha256": ""})
+            if entry is None:
+                with self._turn:
+                    if not self._left:
+                        return None
+                    address = self._left.pop(0)
+                tokens = {"invocation": _token("invoke"), "shutdown": _token("shutdown")}
+                entry = {"number": number, "node": address, **tokens, "drop": secrets.token_hex(16), "sha256": ""}
+                self._keep(number, entry)
+            shelf = Shelf(self._api, entry)
             try:
-                _patiently(lambda: api.nodes.install(address, bundle, shelf.remote.invocation_token, shelf.remote.shutdown_token))
-                shelf.begin(size)
+                remote = shelf.remote
+                patiently(lambda: self._api.nodes.install(shelf.node, self._bundle, remote.invocation_token, remote.shutdown_token))
+                shelf.begin(self._size)
                 return shelf
             except TROUBLE as error:
-                refused.append(f"{address}: {error}")
+                self._refused.append(f"{shelf.node}: {error}")
                 # It may be there all the same: the answer can have been lost.
-                ended([shelf])
-
-    made = each(numbers, shelve)
-    shelves = [shelf for shelf in made if isinstance(shelf, Shelf)]
-    errors = [error for error in made if isinstance(error, BaseException)]
-    if len(shelves) < len(numbers):
-        ended(shelves)
-        if errors:
-            raise errors[0]
-        reasons = "; ".join(refused) or "there are no more"
-        raise NotEnoughNodes(f"{len(shelves)} of {len(numbers)} nodes took a shard, of {len(addresses)} that were there; {reasons}"[:900])
-    return shelves
+                ended([shelf], tries=1)
+                self._keep(number, None)
+                entry = None
 
 
-def ended(shelves: Iterable[Shelf]) -> list[tuple[Shelf, str]]:
+def ended(shelves: Iterable[Shelf], tries: int | None = None) -> list[tuple[Shelf, str]]:
     """Ends these, as far as their nodes can be reached; those that could not, and why."""
 
     def end(shelf: Shelf) -> str | None:
         try:
-            shelf.end()
+            shelf.end(tries)
         except Refused:
             return None  # It is gone already.
         except TROUBLE as error:
@@ -180,12 +223,16 @@ def _caught(act: Callable, item: object) -> object:
         return error
 
 
-def _patiently(act: Callable) -> object:
+def patiently(act: Callable, tries: int | None = None) -> object:
+    """Does it, again where the connection broke."""
     pause = PAUSE_SECONDS
-    for _ in range(TRIES - 1):
+    end = time.monotonic() + PATIENCE_SECONDS
+    for _ in range((TRIES if tries is None else tries) - 1):
         try:
             return act()
         except (ConnectionError, Timeout, Busy):
+            if time.monotonic() + pause > end:
+                raise
             time.sleep(pause)
             pause *= 2
     return act()

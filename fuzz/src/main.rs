@@ -6,7 +6,10 @@
 mod admit;
 mod answers;
 mod bundle;
+mod channel;
 mod control;
+mod controller;
+mod evidence;
 mod exit_policy;
 mod frames;
 mod http;
@@ -31,7 +34,10 @@ const TARGETS: &[(&str, Target)] = &[
     ("admit", admit::run),
     ("answers", answers::run),
     ("bundle", bundle::run),
+    ("channel", channel::run),
     ("control", control::run),
+    ("controller", controller::run),
+    ("evidence", evidence::run),
     ("exit-policy", exit_policy::run),
     ("frames", frames::run),
     ("http", http::run),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bento.links import Links
+    from bento.maybenot import Maybenot
     from bento.nodes import Nodes
     from bento.store import Store
     from bento.streams import Data, Exchange
@@ -206,7 +207,7 @@ class Output(io.RawIOBase):
     def write_stored(self, name: str, offset: int = 0, length: int | None = None) -> int:
         """Writes what the store has under a name, or `length` bytes of it from `offset` on (fewer at its end); returns how many.
 
-        The bytes go from the node's disk to the client and do not come here, so it costs no memory and hardly any CPU time.
+        They go from the node's disk to the client and do not come here: no memory, and of CPU time only what the node takes to open them.
         """
         from bento.store import ranged
 
@@ -322,6 +323,15 @@ class Api:
 
             self._parts["nodes"] = Nodes(self._ask)
         return self._parts["nodes"]
+
+    @property
+    def maybenot(self) -> "Maybenot":
+        """State machines of traffic analysis defences."""
+        if "maybenot" not in self._parts:
+            from bento.maybenot import Maybenot
+
+            self._parts["maybenot"] = Maybenot(self._ask)
+        return self._parts["maybenot"]
 
     @property
     def link(self) -> "Links":

@@ -2,13 +2,15 @@
 
 A function cannot make an Internet socket: the jail allows only `AF_UNIX`. So a `socket.socket` of the Internet families is at first
 an unconnected `AF_UNIX` socket; `connect` asks the node, and the stream the node hands over takes the descriptor's place. Names are
-handed to the node unresolved, since it resolves them where the connection leaves. Only TCP connections outwards exist: datagrams,
-listening and raw sockets are refused.
+handed to the node unresolved, since it resolves them where the connection leaves. Only TCP connections outwards exist, and listening at the
+function's own 127.0.0.1 (`bento.listen`): datagrams and raw sockets are refused.
 """
 
 import _socket
 import errno
+import itertools
 import posix
+import sys
 
 from bento.api import NameNotFound, Refused
 
@@ -19,9 +21,10 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from bento.api import Ask, Call
+    from bento.listen import Listener
 
 _INTERNET = (_socket.AF_INET, _socket.AF_INET6)
-_TCP_ONLY = "a function can open TCP connections to other hosts, and no other Internet sockets"
+_TCP_ONLY = "a function can open TCP connections to other hosts and listen at its own 127.0.0.1, and has no other Internet sockets"
 _OPTION_LEVELS = (_socket.SOL_SOCKET, _socket.IPPROTO_IP, _socket.IPPROTO_TCP, _socket.IPPROTO_IPV6)
 
 # There is no /etc/services in the jail.
@@ -33,6 +36,9 @@ PEERS_MAX = 4_096
 # Family and peer of each connection by the inode of its stream. Not in the socket object, since `ssl` and others move a descriptor
 # to an object of their own; and not by descriptor, since that is soon another connection's.
 _peers: dict[int, tuple[int, tuple]] = {}
+
+# Who comes to a listening socket has a port of its own, as everywhere.
+_ports = itertools.cycle(range(61_000, 65_536))
 
 
 def install(module: "ModuleType", asker: "Callable[[], Ask]") -> dict[str, object]:
@@ -127,6 +133,13 @@ def _port(port: object) -> int:
     return int(port)
 
 
+def _own_listener(host: str, port: int) -> "Listener | None":
+    """Who listens there in the function itself."""
+    # Imported by who listens; without it nobody does.
+    listen = sys.modules.get("bento.listen")
+    return listen.listeners.get(port) if listen is not None and listen.is_own(host) else None
+
+
 def _gethostbyaddr(host: str) -> tuple:
     raise _socket.herror(1, "a function cannot look up the name of an address")
 
@@ -156,6 +169,9 @@ def _make_getaddrinfo(module: "ModuleType") -> object:
 def _make_class(module: "ModuleType", asker: "Callable[[], Ask]") -> type:
     class Socket(module.socket):
         """A socket whose Internet connections the node makes."""
+
+        _bound: "tuple[str, int] | None" = None
+        _listener: "Listener | None" = None
 
         def __init__(self, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None) -> None:
             self._options: dict[tuple[int, int], object] = {}
@@ -191,6 +207,10 @@ def _make_class(module: "ModuleType", asker: "Callable[[], Ask]") -> type:
             if _remembered(self.fileno()) is not None:
                 raise OSError(errno.EISCONN, "the socket is connected already")
             host, port = name(address[0]), address[1]
+            if (own := _own_listener(host, port)) is not None:
+                self._become(own.connect())
+                _remember(self.fileno(), self.family, host, port)
+                return
             arguments = {"host": host, "port": port}
             timeout = self.gettimeout()
             if timeout == 0:
@@ -276,28 +296,51 @@ def _make_class(module: "ModuleType", asker: "Callable[[], Ask]") -> type:
             return self._plain(super().getsockname())
 
         def _plain(self, found: object) -> object:
+            if self.family in _INTERNET and self._bound is not None:
+                return _address(self.family, *self._bound)
             if self.family in _INTERNET and not isinstance(found, tuple):
                 return _address(self.family, "::" if self.family == _socket.AF_INET6 else "0.0.0.0", 0)
             return found
 
         def bind(self, address: object) -> None:
-            self._outwards_only()
-            super().bind(address)
+            if self.family not in _INTERNET:
+                super().bind(address)
+                return
+            from bento import listen
 
-        def listen(self, *backlog: int) -> None:
-            self._outwards_only()
-            super().listen(*backlog)
+            self._bound = listen.bound(address)
+
+        def listen(self, backlog: int = 128) -> None:
+            if self.family not in _INTERNET:
+                super().listen(backlog)
+            elif self._listener is None:
+                from bento import listen
+
+                self._bound = self._bound or listen.bound(("", 0))
+                self._listener = listen.Listener(self._bound[1], asker)
+                self._become(self._listener.near)
 
         def accept(self) -> tuple:
-            self._outwards_only()
-            return super().accept()
-
-        def _outwards_only(self) -> None:
-            if self.family in _INTERNET:
-                raise Refused(errno.EPERM, _TCP_ONLY)
+            if self.family not in _INTERNET:
+                return super().accept()
+            if self._listener is None:
+                raise OSError(errno.EINVAL, "the socket does not listen")
+            stream = None
+            while stream is None:
+                if not self.recv(1):
+                    raise OSError(errno.EINVAL, "the socket does not listen any more")
+                stream = self._listener.take()
+            peer = _address(self.family, self._bound[0], next(_ports))
+            _remember(stream.fileno(), self.family, *peer[:2])
+            found = module.socket(self.family, _socket.SOCK_STREAM, 0, stream.detach())
+            if module.getdefaulttimeout() is None and self.gettimeout():
+                found.setblocking(True)
+            return found, peer
 
         def _real_close(self, *arguments: object) -> None:
             self._pending = None
+            if self._listener is not None:
+                self._listener.close()
             super()._real_close(*arguments)
 
     Socket.__name__ = Socket.__qualname__ = "socket"

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     import _socket
 
+    import stem.control
+
     from bento.api import Ask
 
 DESCRIPTOR_BYTES_MAX = 50_000
@@ -244,15 +246,17 @@ class Tor:
         max_streams: int | None = None,
         client_auth: "Iterable[str]" = (),
         pow: "dict[str, int] | None" = None,
+        front: str | None = None,
         published: bool = True,
     ) -> Service:
         """A new onion service at these ports, with a new key or the one that is given, whose clients come by `accept`.
 
+        With `front`, an address, it is a backend: it also takes the clients of that one (see `front` below).
         Returns when a directory has stored its descriptor, and with `published=False` at once.
         """
         arguments = {
             "ports": [ports] if isinstance(ports, int) else list(ports), "key": key, "discard_key": discard_key, "max_streams": max_streams,
-            "client_auth": list(client_auth), "pow": pow, "published": published,
+            "client_auth": list(client_auth), "pow": pow, "front": front, "published": published,
         }  # fmt: skip
         answer, _ = self._ask("tor.onion_service", arguments).result()
         return Service(self._ask, answer)
@@ -279,6 +283,26 @@ class Tor:
         if "error" in answer:
             raise trouble(answer["error"]["kind"], answer["error"]["text"])
         return Published((answer["took"], [tuple(pair) for pair in answer["refused"]], answer["silent"]))
+
+    def controller(self) -> "stem.control.Controller":
+        """Stem's controller, authenticated, of a Tor that has nothing but what is the function's own. For functions of an image with Stem.
+
+        Scripts that connect by themselves find the same at 127.0.0.1: port 9051, and a SOCKS port at 9050.
+        """
+        from bento.controller import controller
+
+        return controller(self._ask)
+
+    def front(self, key: str | None = None, backends: "Iterable[tuple[str, int]]" = (), clients: "Iterable[str]" = ()) -> dict:
+        """Publishes an onion service that has no introduction points of its own: its clients are spread over backends, by weight.
+
+        `key`: its key, or a new one. `backends`: addresses of onion services that were made with its address as `front`, and weights of 0 to
+        1,000,000; without any, nothing is published. `clients`: keys of those who alone may find it, as in Tor's `authorized_clients`. Returns
+        a dictionary as `spec/function-api.md` has it; `again` are seconds after which to publish again.
+        """
+        arguments = {"key": key, "backends": [list(one) for one in backends], "clients": list(clients)}
+        answer, _ = self._ask("tor.front", arguments).result()
+        return answer
 
     def events(self) -> Events:
         """What happens from now on to what is the function's own."""

@@ -2,15 +2,16 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use bento_tor::{Managed, Setup};
 use tokio::process::Command;
 
-use crate::{Network, Program, Trouble, binary};
+use crate::{Network, Program, Trouble, binary, network::tor};
 
 /// The first origin of the website.
 pub const SITE_NAME: &str = "www.gazette.example";
@@ -78,18 +79,44 @@ impl Node {
     /// Starts a node with a managed tor of its own in this directory, with this egress and more lines for its policy's `[offers]`,
     /// and waits until its onion service is published.
     pub async fn start(network: &Network, directory: &Path, name: &str, egress: &str, offers: &str) -> Result<Self, Trouble> {
+        let lines: Vec<String> = network.torrc_lines().iter().map(|line| format!("{line:?}")).collect();
+        Self::start_with(network, directory, name, egress, offers, &format!("lines = [{}]", lines.join(", "))).await
+    }
+
+    /// The same with a `tor` that it shares with others.
+    pub async fn start_beside(
+        network: &Network,
+        tor: &SharedTor,
+        directory: &Path,
+        name: &str,
+        egress: &str,
+        offers: &str,
+    ) -> Result<Self, Trouble> {
+        Self::start_with(network, directory, name, egress, offers, &tor.config()).await
+    }
+
+    /// The same with these lines for the configuration's `[tor]`.
+    pub async fn start_with(
+        network: &Network,
+        directory: &Path,
+        name: &str,
+        egress: &str,
+        offers: &str,
+        tor: &str,
+    ) -> Result<Self, Trouble> {
         let doing = || Trouble::doing(format!("preparing node {name}"));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(doing())?;
-        let lines: Vec<String> = network.torrc_lines().iter().map(|line| format!("{line:?}")).collect();
         let config = format!(
-            "name = {name:?}\nstate = \"state\"\nnameservers = [\"{}\"]\n[tor]\nlines = [{}]\n[images.python3]\n[images.shard]\npackages = [\"zfec\", \"nacl\", \"_cffi_backend\"]\n[images.web]\npackages = [{}]\ncertificates = {:?}\n",
+            "name = {name:?}\nstate = \"state\"\nnameservers = [\"{}\"]\n[tor]\n{tor}\n[images.python3]\n[images.shard]\n{}\n[images.tor]\npackages = [\"stem\"]\n[images.web]\npackages = [{}]\ncertificates = {:?}\n",
             network.names().address(),
-            lines.join(", "),
+            shard_image(directory)?,
             WEB.map(|package| format!("{package:?}")).join(", "),
             network.ca()?.file().display().to_string(),
         );
+        let connect = format!("connect = [\"{SITE_RULE}\", \"accept *:80\", \"accept *:443\"]");
+        let connect = if offers.contains("connect = ") { "" } else { &connect };
         let policy = format!(
-            "[offers]\nimage = [\"python3\", \"web\", \"shard\"]\nmemory = \"1 GiB\"\negress = [{egress:?}]\nconnect = [\"{SITE_RULE}\", \"accept *:80\", \"accept *:443\"]\n{offers}\n"
+            "[offers]\nimage = [\"python3\", \"web\", \"shard\", \"tor\"]\nmemory = \"1 GiB\"\negress = [{egress:?}]\n{connect}\n{offers}\n"
         );
         let path = directory.join("bentod.toml");
         fs::write(&path, config).map_err(doing())?;
@@ -107,6 +134,57 @@ impl Node {
         let address = line.rsplit('=').next().unwrap_or_default().trim().to_owned();
         Ok(Self { program, address, config: config.to_owned() })
     }
+}
+
+/// A `tor` of the network that several nodes share, each with an onion service of its own: a node is then one process less.
+#[derive(Debug)]
+pub struct SharedTor {
+    tor: Managed,
+    control: PathBuf,
+    socks: SocketAddr,
+}
+
+impl SharedTor {
+    /// Starts it in this directory, whose path must be short enough for a socket in it, and waits until it is connected.
+    pub async fn start(network: &Network, directory: &Path) -> Result<Self, Trouble> {
+        let doing = || Trouble::doing("starting a tor for several nodes");
+        // Free now, and nobody else takes ports here.
+        let socks = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|free| free.local_addr()).map_err(doing())?;
+        let control = directory.join("control");
+        let own = [format!("SocksPort {socks}"), format!("ControlPort unix:{}", control.display()), "CookieAuthentication 1".to_owned()];
+        let setup = Setup { lines: network.torrc_lines().into_iter().chain(own).collect(), ..Setup::new(tor()?, directory) };
+        let tor = Managed::start(&setup, |_, _| {}).await.map_err(Trouble::daemon("the shared tor"))?;
+        Ok(Self { tor, control, socks })
+    }
+
+    /// Ends it, and with it the onion services of its nodes.
+    pub async fn stop(self) {
+        self.tor.stop().await;
+    }
+
+    fn config(&self) -> String {
+        format!("control = \"unix:{}\"\nsocks = \"{}\"", self.control.display(), self.socks)
+    }
+}
+
+/// What the image `shard` has: with raptorq where `setup.sh` has put it, in a directory as `docs/operating.md` has it.
+fn shard_image(directory: &Path) -> Result<String, Trouble> {
+    let cache = || Some(crate::default_directory().parent()?.join("wheels"));
+    let wheels = std::env::var_os("BENTO_WHEELS").map(PathBuf::from).or_else(cache).filter(|wheels| wheels.join("raptorq").is_dir());
+    let Some(wheels) = wheels else { return Ok("packages = [\"zfec\", \"nacl\", \"_cffi_backend\"]".to_owned()) };
+    let packages = std::path::absolute(directory.join("packages")).map_err(Trouble::at("finding", directory))?;
+    fs::create_dir_all(&packages).map_err(Trouble::at("making", &packages))?;
+    let debian = fs::read_dir("/usr/lib/python3/dist-packages").map_err(Trouble::doing("looking for Debian's packages"))?;
+    let wanted = |name: &str| name == "zfec" || name == "nacl" || name.starts_with("_cffi_backend.");
+    let own =
+        debian.flatten().map(|entry| entry.path()).filter(|path| path.file_name().is_some_and(|name| wanted(&name.to_string_lossy())));
+    for path in own.chain([wheels.join("raptorq")]) {
+        let link = packages.join(path.file_name().unwrap_or_default());
+        if !link.exists() {
+            std::os::unix::fs::symlink(&path, &link).map_err(Trouble::at("making", &link))?;
+        }
+    }
+    Ok(format!("packages = [\"zfec\", \"nacl\", \"_cffi_backend\", \"raptorq\"]\npackages_from = {:?}", packages.display().to_string()))
 }
 
 /// What the image `web` has, as `packaging/bentod.toml` has it.

@@ -10,6 +10,7 @@ mod claim;
 mod dns;
 mod layout;
 mod network;
+pub mod observer;
 mod prepare;
 mod program;
 mod trouble;

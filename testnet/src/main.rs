@@ -6,15 +6,19 @@ mod faults;
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::{Parser, Subcommand};
 use serde_json::json;
+use testnet::observer::{Observer, Seen};
 use testnet::{Network, Trouble, default_directory, prepare};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// How often what was seen is written down.
+const WRITTEN_DOWN: Duration = Duration::from_millis(200);
 
 /// Run a private Tor network on loopback
 #[derive(Debug, Parser)]
@@ -48,6 +52,12 @@ enum Task {
         dir: Option<PathBuf>,
         /// Where the page goes
         #[arg(long, default_value = "bento-page.html")]
+        output: PathBuf,
+    },
+    /// Watch a client's line until SIGINT or SIGTERM: be the proxy of its Tor (`HTTPSProxy`), and write down when how many bytes pass
+    Observe {
+        /// Where it is written: lines of seconds since 1970, `down` or `up`, and bytes
+        #[arg(long)]
         output: PathBuf,
     },
     /// Kill parts of a node at random moments while it is used, and look that nothing is lost and nothing is left
@@ -116,6 +126,7 @@ async fn run(task: Task) -> Result<(), Trouble> {
             up(dir.unwrap_or_else(default_directory), until_stdin_closes, name, certificate).await
         }
         Task::Demo { dir, output } => demo::demo(&dir.unwrap_or_else(default_directory), &output, told_to_end(false)?).await,
+        Task::Observe { output } => observe(&output).await,
         Task::Faults { rounds, seconds, seed, only, without_tor, torrc, socks } => {
             let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
             let wanted = faults::Wanted { rounds, seconds, seed: seed.unwrap_or_else(now), only };
@@ -197,6 +208,30 @@ async fn up(
     tell("the network is up");
     told.await;
     network.down().await;
+    Ok(())
+}
+
+async fn observe(output: &Path) -> Result<(), Trouble> {
+    let failed = |source| Trouble::System { doing: "watching".into(), source };
+    let told = told_to_end(true)?;
+    tokio::pin!(told);
+    let (now, start) = (SystemTime::now(), Instant::now());
+    let observer = Observer::start().await.map_err(failed)?;
+    let mut file = std::fs::File::create(output).map_err(failed)?;
+    let _ = writeln!(std::io::stdout(), "{}", observer.torrc_line());
+    let mut is_over = false;
+    while !is_over {
+        is_over = tokio::select! {
+            () = &mut told => true,
+            () = tokio::time::sleep(WRITTEN_DOWN) => false,
+        };
+        let mut lines = String::new();
+        for Seen { at, down, bytes } in observer.take() {
+            let since = (now + at.duration_since(start)).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            lines.push_str(&format!("{:.6} {} {bytes}\n", since.as_secs_f64(), if down { "down" } else { "up" }));
+        }
+        file.write_all(lines.as_bytes()).map_err(failed)?;
+    }
     Ok(())
 }
 

@@ -118,6 +118,10 @@ pub struct Limits {
     pub sessions: usize,
     /// Streams of functions to elsewhere at the same time, all functions together.
     pub connections: usize,
+    /// Circuits of functions at the same time, all functions together.
+    pub circuits: usize,
+    /// Onion services of functions at the same time, all functions together.
+    pub onion_services: usize,
     /// Longest time for a request's head to come.
     pub head: Span,
     /// Longest time without a byte in either direction of a session.
@@ -143,6 +147,8 @@ impl Default for Limits {
         Self {
             sessions: 256,
             connections: 1024,
+            circuits: 256,
+            onion_services: 64,
             head: Span::seconds(30),
             idle: Span::seconds(300),
             load: Span::seconds(30),

@@ -4,10 +4,8 @@
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
 };
 
 use serde_json::{Value, value::RawValue};
@@ -19,7 +17,9 @@ use bento_tor::Isolation;
 
 use crate::{
     archive,
+    broker::Tor,
     config::{Known, Limits},
+    cpu::Cpu,
     detached::Detached,
     egress::Egress,
     image::Image,
@@ -50,6 +50,8 @@ pub struct Host {
     pub shares: Shares,
     /// The ways out.
     pub egress: Egress,
+    /// What functions have of Tor itself.
+    pub tor: Arc<Tor>,
     /// What is on disk.
     pub registry: Registry,
     /// Nodes that functions are told of.
@@ -68,13 +70,15 @@ pub struct Container {
     /// Its files and manifest.
     pub bundle: Bundle,
     /// What it was promised.
-    pub grant: Grant,
+    pub grant: Arc<Grant>,
     /// What of the machine it may read.
     pub image: Arc<Image>,
     /// What it shares with the others.
     pub node: Arc<Host>,
     /// Its traffic.
     pub meter: Arc<Meter>,
+    /// Its CPU time.
+    pub cpu: Arc<Cpu>,
     /// Room for its streams to elsewhere.
     pub connections: Arc<Semaphore>,
     /// Room for its calls to its store.
@@ -94,7 +98,6 @@ pub struct Container {
     /// Until when it is here.
     pub lease: Arc<Lease>,
     reason: OnceLock<Bound>,
-    cpu_ms: AtomicU64,
     invocations: Arc<Semaphore>,
     process: tokio::sync::Mutex<Option<Arc<Process>>>,
     log: Mutex<VecDeque<String>>,
@@ -141,22 +144,22 @@ impl Container {
         let Made { bundle, grant, image, isolation, room, keep, lease, used, depth } = made;
         let container = Arc::new(Self {
             meter: Arc::new(Meter::resumed(grant.traffic().as_bytes(), grant.rate().bytes_per_second(), used.traffic)),
+            cpu: Arc::new(Cpu::new(grant.cpu().duration(), grant.share().percent(), Duration::from_millis(used.cpu_ms))),
             connections: Arc::new(Semaphore::new((grant.descriptors() as usize).min(node.limits.connections.div_ceil(SHARE)))),
             storing: Arc::new(Semaphore::new((grant.descriptors() as usize).min(STORING_MAX))),
             invocations: Arc::new(Semaphore::new(grant.invocations() as usize)),
             bundle,
-            grant,
+            grant: Arc::new(grant),
             image,
             node,
             isolation,
             depth,
-            elsewhere: Elsewhere::default(),
+            elsewhere: Elsewhere::resumed(&used.away),
             over: CancellationToken::new(),
             keep,
             detached: Detached::default(),
             lease,
             reason: OnceLock::new(),
-            cpu_ms: AtomicU64::new(used.cpu_ms),
             process: tokio::sync::Mutex::default(),
             log: Mutex::default(),
             _room: room,
@@ -242,9 +245,12 @@ impl Container {
     }
 
     fn alive(&self) -> Result<(), Refusal> {
+        // Its process will be told so as well, perhaps a moment later.
         if self.meter.exhausted.is_cancelled() {
-            // Its process will be told so as well, perhaps a moment later.
             self.end(Bound::Traffic);
+        }
+        if self.cpu.exhausted.is_cancelled() {
+            self.end(Bound::Cpu);
         }
         if self.over.is_cancelled() { Err(self.refusal()) } else { Ok(()) }
     }
@@ -259,7 +265,7 @@ impl Container {
         if let Some(process) = process.as_ref().filter(|process| !process.gone.is_cancelled()) {
             return Ok(Arc::clone(process));
         }
-        let cpu_left = self.grant.cpu().as_millis().saturating_sub(self.cpu_ms.load(Ordering::Relaxed));
+        let cpu_left = u64::try_from(self.cpu.left().as_millis()).unwrap_or(u64::MAX);
         if cpu_left == 0 {
             self.end(Bound::Cpu);
             return Err(StartError::Refused(self.refusal()));
@@ -272,11 +278,6 @@ impl Container {
     /// Keeps nothing of a process that has ended.
     pub async fn forget(&self, ended: &Arc<Process>) {
         self.process.lock().await.take_if(|process| Arc::ptr_eq(process, ended));
-    }
-
-    /// Counts CPU time: that of a process that has ended, or what the node computed for the function. Gives the sum of all that was counted.
-    pub fn count_cpu(&self, cpu_ms: u64) -> u64 {
-        self.cpu_ms.fetch_add(cpu_ms, Ordering::Relaxed).saturating_add(cpu_ms)
     }
 
     /// Keeps a line for the function's own client.
@@ -295,7 +296,11 @@ impl Container {
 
     /// What it has used so far.
     pub fn used(&self) -> Used {
-        Used { cpu_ms: self.cpu_ms.load(Ordering::Relaxed), traffic: self.meter.used() }
+        Used { cpu_ms: self.cpu_ms(), traffic: self.meter.used(), away: self.elsewhere.kept() }
+    }
+
+    fn cpu_ms(&self) -> u64 {
+        u64::try_from(self.cpu.used().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Time until its end.
@@ -329,18 +334,17 @@ impl Container {
     /// What its client may know.
     pub async fn status(&self, key: Option<&SealKey>) -> FunctionStatus {
         let storage_used = match key {
-            Some(_) if self.grant.storage().as_bytes() > 0 => self.keep.usage(key).await.map_or(0, |usage| usage.used),
+            Some(key) if self.grant.storage().as_bytes() > 0 => self.keep.used(key, &self.cpu).await.unwrap_or(0),
             _ => 0,
         };
         let process = self.process.try_lock().ok().and_then(|process| process.clone()).filter(|process| !process.gone.is_cancelled());
-        let cpu = self.cpu_ms.load(Ordering::Relaxed) + process.as_ref().map_or(0, |process| process.cpu_ms());
         FunctionStatus {
             name: self.bundle.manifest.name.clone(),
             methods: self.bundle.manifest.methods.clone(),
             awake: process.is_some(),
             invocations: process.map_or(0, |process| u32::try_from(process.running()).unwrap_or(u32::MAX)),
             remaining: self.remaining(),
-            cpu_used: Span::millis(cpu),
+            cpu_used: Span::millis(self.cpu_ms()),
             traffic_used: Size::bytes(self.meter.used()),
             storage_used: Size::bytes(storage_used),
             granted: self.grant.granted(),

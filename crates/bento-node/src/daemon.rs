@@ -332,11 +332,13 @@ async fn own(setup: &Setup, target: &Target, node: &Node, patience: &Patience, s
         Ok(mut publication) => {
             let socks = tor.socks();
             set_socks(Some(socks.clone()));
+            let lending = lend(node, tor.control(), socks.clone(), true);
             tokio::select! {
                 // First, since its end is the end of its control connection as well.
                 biased;
                 _ = tor.exited() => Err(Lost::Ended),
                 () = node.stopping.cancelled() => Ok(()),
+                lost = lending => Err(lost),
                 error = keep_reached(&mut publication, &socks, node) => Err(error),
             }
         }
@@ -361,12 +363,24 @@ async fn running(
     let controller = Controller::connect(control, &Auth::Automatic).await?;
     let mut publication = publish(&controller, target, node, patience).await?;
     set_socks(Some(socks.clone()));
+    let lending = lend(node, controller.clone(), socks.clone(), false);
     tokio::select! {
         biased;
         () = controller.closed() => Err(Lost::Ended),
+        lost = lending => Err(lost),
         error = keep_reached(&mut publication, socks, node) => Err(error),
         // The onion service goes with the control connection that made it.
         () = node.stopping.cancelled() => { node.quiet().await; Ok(()) }
+    }
+}
+
+/// Lets functions have their part in this tor. Goes on by itself, and says if tor does not do as it is told.
+async fn lend(node: &Node, controller: Controller, socks: Socks, own: bool) -> Lost {
+    let (tor, state) = (node.tor(), node.config().state.clone());
+    let serving = tokio::spawn(async move { tor.serve(controller, socks, own, &state).await });
+    match serving.await {
+        Ok(Err(error)) => error.into(),
+        _ => Lost::Ended,
     }
 }
 

@@ -60,6 +60,14 @@ impl Detached {
         }
     }
 
+    /// Waits until none is left: until all that was put out is kept, and how each ended.
+    pub async fn quiet(&self) {
+        loop {
+            let Some(running) = self.table().values().next().cloned() else { return };
+            running.ended.cancelled().await;
+        }
+    }
+
     fn table(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Running>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -178,7 +178,7 @@ impl Egress {
     }
 }
 
-fn check_name(host: &str) -> Result<(), CallError> {
+pub(crate) fn check_name(host: &str) -> Result<(), CallError> {
     let label =
         |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
     let bare = host.strip_suffix('.').unwrap_or(host);
@@ -197,7 +197,7 @@ fn check_name(host: &str) -> Result<(), CallError> {
     }
 }
 
-fn by_tor(error: &SocksError) -> CallError {
+pub(crate) fn by_tor(error: &SocksError) -> CallError {
     let kind = match error {
         SocksError::TimedOut | SocksError::Deadline(_) => CallErrorKind::Timeout,
         SocksError::Policy => CallErrorKind::Refused,

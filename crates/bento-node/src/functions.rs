@@ -5,7 +5,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bento_proto::{Bound, Digest, Refusal};
@@ -49,6 +52,8 @@ pub struct Installed {
     pub container: OnceCell<Arc<Container>>,
     /// What it takes of the node, until its container has it.
     pub room: AsyncMutex<Option<Room>>,
+    /// Its end is by the wall clock: it was here before the node was started, and was not renewed since.
+    is_by_clock: AtomicBool,
     /// Raised when it is no longer here.
     removed: CancellationToken,
 }
@@ -61,6 +66,7 @@ impl Installed {
             shutdown: record.shutdown,
             lease,
             keep,
+            is_by_clock: AtomicBool::new(container.is_none()),
             record,
             container: OnceCell::new_with(container),
             room: AsyncMutex::new(room),
@@ -71,6 +77,17 @@ impl Installed {
     /// Is it no longer here?
     pub fn is_removed(&self) -> bool {
         self.removed.is_cancelled()
+    }
+
+    /// Is its end by the wall clock, and not so long from an install or a renewal on?
+    pub fn is_by_clock(&self) -> bool {
+        self.is_by_clock.load(Ordering::Relaxed)
+    }
+
+    /// Makes its lease begin anew.
+    pub fn renew(&self) {
+        self.is_by_clock.store(false, Ordering::Relaxed);
+        self.lease.renew(self.record.lifetime);
     }
 
     /// Ends it, if it runs, and erases it from the disk.

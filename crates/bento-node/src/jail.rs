@@ -120,6 +120,7 @@ impl Jail {
     /// When the kernel does not take the bounds. The function is not to be let in then.
     pub fn charge(&mut self, container: &Arc<Container>) -> Result<Option<Held>, Trouble> {
         self.payer = Some(Arc::clone(container));
+        container.cpu.runs(self.pid);
         let (grant, percent) = (&container.grant, container.grant.share().percent());
         if let Some(group) = &self.group {
             let scratch = grant.scratch().as_bytes();
@@ -154,7 +155,7 @@ impl Jail {
         if let Report::Ended { cpu_ms, .. } = &report
             && let Some(container) = self.payer.take()
         {
-            container.count_cpu(*cpu_ms);
+            container.cpu.ended(Duration::from_millis(*cpu_ms));
         }
         Ok(Some(report))
     }
@@ -178,7 +179,7 @@ impl Jail {
     fn count(&mut self) -> bool {
         let Some(container) = &self.payer else { return true };
         let Some(cpu_ms) = cpu_of(self.pid) else { return false };
-        container.count_cpu(cpu_ms);
+        container.cpu.ended(Duration::from_millis(cpu_ms));
         self.payer = None;
         true
     }
@@ -187,7 +188,11 @@ impl Jail {
 impl Drop for Jail {
     fn drop(&mut self) {
         // A client that leaves while code is loaded drops the loading, and must not get its CPU time for nothing.
-        self.count();
+        if !self.count()
+            && let Some(container) = self.payer.take()
+        {
+            container.cpu.ended(Duration::ZERO);
+        }
         // Waited for, so that nothing is left of it in the table of processes; `kill_on_drop` waits at some later time.
         if let (Some(mut child), Ok(runtime)) = (self.child.take(), tokio::runtime::Handle::try_current()) {
             runtime.spawn(async move { end(&mut child).await });

@@ -2,14 +2,22 @@
 //!
 //! The store itself blocks; here it is asked from asynchronous code.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
+};
 
 use bento_proto::SealKey;
+use tokio::time::sleep;
 
 use crate::{
+    cpu::Cpu,
     said::say,
-    store::{Id, Registry, Space, StoreError, Usage, Used, Vault},
+    store::{Id, Registry, Space, StoreError, Used, Vault},
 };
+
+/// So long a store stays open after it was asked for.
+const RECENT: Duration = Duration::from_secs(10);
 
 /// What one function keeps.
 #[derive(Debug)]
@@ -18,13 +26,15 @@ pub struct Keep {
     limit: u64,
     /// Where, for a function that is installed. One that lives for one call has none.
     id: OnceLock<Id>,
+    /// Open for some seconds after somebody asked for it, since opening reads all records: whoever asks again and again does not have that done each time.
+    recent: Mutex<Option<Vault>>,
     temporary: OnceLock<Vault>,
 }
 
 impl Keep {
     /// Nothing yet, and at most so many bytes.
     pub fn new(registry: Registry, limit: u64) -> Self {
-        Self { registry, limit, id: OnceLock::new(), temporary: OnceLock::new() }
+        Self { registry, limit, id: OnceLock::new(), recent: Mutex::default(), temporary: OnceLock::new() }
     }
 
     /// From now on in this place.
@@ -48,7 +58,7 @@ impl Keep {
     /// When the key is not its own, or the disk fails.
     pub async fn vault(self: &Arc<Self>, key: Option<&SealKey>) -> Result<Vault, StoreError> {
         let (keep, key) = (Arc::clone(self), key.cloned());
-        blocking(move || match (keep.id(), key) {
+        let vault = blocking(move || match (keep.id(), key) {
             (Some(id), Some(key)) => keep.registry.vault(id, &key, keep.limit),
             // It is being installed: what it stored now would be in nobody's store.
             (None, Some(_)) => Err(StoreError::Busy),
@@ -57,29 +67,57 @@ impl Keep {
                 Some(vault) => Ok(vault.clone()),
                 None => keep.registry.temporary(keep.limit).map(|vault| keep.temporary.get_or_init(|| vault).clone()),
             },
-        })
-        .await
+        });
+        let vault = vault.await?;
+        if self.id().is_some() && self.recent().replace(vault.clone()).is_none() {
+            let keep = Arc::downgrade(self);
+            tokio::spawn(async move {
+                sleep(RECENT).await;
+                if let Some(keep) = keep.upgrade() {
+                    keep.close().await;
+                }
+            });
+        }
+        Ok(vault)
     }
 
-    /// How much it stores, and may store.
+    /// Closes the store, unless somebody uses it.
+    async fn close(&self) {
+        let recent = self.recent().take();
+        // It may be the last one, and then the log is emptied.
+        let _ = blocking(move || Ok(drop(recent))).await;
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Option<Vault>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How much it stores.
     ///
     /// # Errors
     /// As [`Keep::vault`].
-    pub async fn usage(self: &Arc<Self>, key: Option<&SealKey>) -> Result<Usage, StoreError> {
-        let vault = self.vault(key).await?;
-        blocking(move || vault.space(Space::Function).usage()).await
+    pub async fn used(self: &Arc<Self>, key: &SealKey, cpu: &Arc<Cpu>) -> Result<u64, StoreError> {
+        let store = self.vault(Some(key)).await?.space(Space::Function);
+        match store.known_usage() {
+            Some(usage) => Ok(usage.used),
+            None => cpu.serve(move || store.usage().map(|usage| usage.used)).await,
+        }
     }
 
-    /// Keeps what it has used so far, so that a restart of the node forgives nothing.
-    pub async fn settle(self: &Arc<Self>, key: SealKey, used: Used) {
+    /// Writes down what it has used so far, if it is kept.
+    ///
+    /// # Errors
+    /// When it could not be.
+    pub async fn settle(self: &Arc<Self>, key: SealKey, used: Used) -> Result<(), StoreError> {
         let keep = Arc::clone(self);
-        let Some(id) = self.id() else { return };
-        if let Err(error) = blocking(move || keep.registry.set_used(id, &key, used)).await {
+        let Some(id) = self.id() else { return Ok(()) };
+        let written = blocking(move || keep.registry.set_used(id, &key, used)).await;
+        written.inspect_err(|error| {
             // One that was shut down meanwhile is not there any more.
             if !matches!(error, StoreError::Missing) {
                 say!(error, %error, "what a function has used could not be kept");
             }
-        }
+        })
     }
 
     /// Erases it: the key first, then what was sealed under it.
@@ -88,10 +126,12 @@ impl Keep {
     /// When the disk fails.
     pub async fn erase(self: &Arc<Self>) -> Result<(), StoreError> {
         let keep = Arc::clone(self);
-        match self.id() {
+        let erased = match self.id() {
             Some(id) => blocking(move || keep.registry.remove(id)).await,
             None => Ok(()),
-        }
+        };
+        self.close().await;
+        erased
     }
 }
 

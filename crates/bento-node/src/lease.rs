@@ -1,44 +1,61 @@
 //! How long a function is here. It can be renewed while it lasts.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 
 /// Until when a function is here.
 #[derive(Debug)]
-pub struct Lease(Mutex<Instant>);
+pub struct Lease(watch::Sender<Instant>);
 
 impl Lease {
     /// From now on for so long.
     pub fn new(span: Duration) -> Self {
-        Self(Mutex::new(Instant::now() + span))
+        Self(watch::Sender::new(Instant::now() + span))
     }
 
     /// From now on for so long, unless it lasts longer anyway or is over.
     pub fn renew(&self, span: Duration) {
-        let (now, mut ends) = (Instant::now(), self.ends());
-        if *ends > now {
-            *ends = (now + span).max(*ends);
-        }
+        let now = Instant::now();
+        self.0.send_if_modified(|ends| {
+            let before = *ends;
+            if before > now {
+                *ends = before.max(now + span);
+            }
+            *ends != before
+        });
+    }
+
+    /// From now on for so long, unless it is over: whoever measured it before had another clock.
+    pub fn correct(&self, span: Duration) {
+        let now = Instant::now();
+        self.0.send_if_modified(|ends| {
+            let lasts = *ends > now;
+            if lasts {
+                *ends = now + span;
+            }
+            lasts
+        });
     }
 
     /// Time until its end.
     pub fn left(&self) -> Duration {
-        self.ends().saturating_duration_since(Instant::now())
-    }
-
-    fn ends(&self) -> MutexGuard<'_, Instant> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.borrow().saturating_duration_since(Instant::now())
     }
 
     /// Waits until it is over.
     pub async fn over(&self) {
-        while !self.left().is_zero() {
-            // Renewed meanwhile, it is asked again; so nobody needs to be woken for it.
-            tokio::time::sleep(self.left()).await;
+        let mut changes = self.0.subscribe();
+        loop {
+            let ends = *changes.borrow_and_update();
+            tokio::select! {
+                biased;
+                changed = changes.changed() => if changed.is_err() { return },
+                () = sleep_until(ends) => return,
+            }
         }
     }
 }
@@ -58,6 +75,20 @@ mod tests {
         lease.over().await;
         assert!(begun.elapsed() >= Duration::from_secs(10));
         lease.renew(Duration::from_secs(10));
+        lease.correct(Duration::from_secs(10));
         assert!(lease.left().is_zero());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_the_end_hears_that_it_comes_earlier_or_later() {
+        for (corrected, waited) in [(3, 3), (100, 100)] {
+            let (lease, begun) = (Lease::new(Duration::from_secs(10)), Instant::now());
+            let correcting = async {
+                tokio::task::yield_now().await;
+                lease.correct(Duration::from_secs(corrected));
+            };
+            tokio::join!(lease.over(), correcting);
+            assert_eq!(begun.elapsed().as_secs(), waited);
+        }
     }
 }

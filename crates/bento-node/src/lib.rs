@@ -4,10 +4,13 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
+pub mod broker;
 pub mod cgroup;
 pub mod check;
 pub mod config;
 pub mod container;
+pub mod controller;
+pub mod cpu;
 pub mod daemon;
 pub mod detached;
 pub mod egress;
@@ -20,8 +23,10 @@ pub mod keep;
 pub mod lease;
 pub mod link;
 mod links;
+mod machines;
 pub mod meter;
 pub mod node;
+mod pace;
 pub mod places;
 pub mod policy;
 pub mod pool;

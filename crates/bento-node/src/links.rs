@@ -16,7 +16,6 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     container::Container,
-    keep::blocking,
     link::{Call, CallError, CallErrorKind},
     process::Process,
     store::{NewLink, Space, Store, StoreError},
@@ -108,7 +107,7 @@ pub(crate) async fn make(process: &Process, container: &Arc<Container>, call: &C
     let linked = serde_json::to_vec(&linked).map_err(|_| bad("the arguments cannot be kept".into()))?;
     let registry = container.keep.registry();
     container.meter.slow(linked.len() + 4096).await;
-    let made = blocking(move || {
+    let made = container.cpu.work(move || {
         if store.list("", None, LINKS_MAX)?.0.len() >= LINKS_MAX && sweep(&store)? == 0 {
             return Ok(false);
         }
@@ -155,21 +154,21 @@ pub(crate) async fn end(process: &Process, container: &Arc<Container>, call: &Ca
     let (_, id) = kept(process, container)?;
     let store = process.vault(container).await?.space(Space::Links);
     let registry = container.keep.registry();
-    blocking(move || {
+    let ending = container.cpu.work(move || {
         // One function cannot end another's.
         if !store.delete(&name(&token.digest()))? {
             return Err(StoreError::Missing);
         }
         registry.unlink(id, token.digest())
-    })
-    .await?;
+    });
+    ending.await?;
     Ok(Value::Null)
 }
 
 /// What a link runs.
 pub(crate) async fn read(container: &Container, key: &SealKey, digest: [u8; 32]) -> Result<Linked, StoreError> {
     let store = container.keep.vault(Some(key)).await?.space(Space::Links);
-    let text = blocking(move || whole(&store, &name(&digest)));
+    let text = container.cpu.serve(move || whole(&store, &name(&digest)));
     serde_json::from_slice(&text.await?).map_err(|_| StoreError::Missing)
 }
 

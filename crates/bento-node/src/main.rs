@@ -241,6 +241,9 @@ async fn status(path: PathBuf) -> Result<(), Said> {
     }
     println!("up           {}", status.up);
     println!("functions    {} of at most {}, {} awake", status.functions, status.functions_max, status.awake);
+    if status.seem_over > 0 {
+        println!("             and {} that seem to be past their end; they wait, since the clock may be wrong", status.seem_over);
+    }
     println!("installs     {} of at most {} in 24 hours", status.functions_today, status.functions_per_day);
     println!("jails ready  {}", status.ready);
     println!("sessions     {}", status.sessions);

@@ -1,17 +1,22 @@
 //! A node: its policy, its functions, and what is asked of them, free of HTTP.
 
+mod remember;
+#[cfg(test)]
+mod tests;
+
 use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError, RwLock, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::error;
 
 use bento_proto::{
     Bound, Digest, Grant, InvocationToken, Manifest, Policy, Refusal, SealKey, ShutdownToken, Size, Span,
@@ -22,6 +27,7 @@ use bento_tor::Isolation;
 
 use crate::{
     archive::{Archive, Room},
+    broker,
     cgroup::Groups,
     config::Config,
     container::{Container, Host, Made, Room as Taken},
@@ -34,13 +40,15 @@ use crate::{
     places::Places,
     pool::Pool,
     process::StartError,
-    said::say,
     share::Shares,
     store::{New, Registry, StoreError, Used},
 };
 
 /// The unit in which storage is shared out, in bytes.
 const STORAGE_UNIT: u64 = 64 * 1024;
+
+/// Longest wait at a stop for functions that were ended by it, until the last of what they put out and used is on the disk.
+const ENDED_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Jails that are ready at the start for the usual function of each image; those that are in fact asked for then take their place.
 const WARM: usize = 2;
@@ -63,6 +71,8 @@ pub struct Node {
     onion: Mutex<Option<String>>,
     /// How often the onion service was published again because nobody could reach it.
     pub(crate) published_again: AtomicU64,
+    /// Functions that wait until it is known what time it is.
+    seem_over: AtomicUsize,
     /// Raised when no new work is taken.
     pub stopping: CancellationToken,
     /// Sessions open right now.
@@ -102,6 +112,9 @@ pub struct NodeStatus {
     pub connections: usize,
     /// What all functions together are granted to store.
     pub storage_granted: Size,
+    /// Functions that seem to be past their end by a clock that is not believed yet.
+    #[serde(default)]
+    pub seem_over: usize,
 }
 
 /// What a change of policy means for the functions that are here. They keep what they were granted.
@@ -147,6 +160,10 @@ impl Node {
                 pool: Pool::new(jail, &limits, groups),
                 shares,
                 egress,
+                tor: broker::Tor::new(
+                    broker::Bounds { circuits: limits.circuits, onion_services: limits.onion_services, connect: limits.connect.duration() },
+                    config.state.join("onions"),
+                ),
                 connections: Arc::new(Semaphore::new(limits.connections)),
                 registry,
                 nodes: config.nodes.clone(),
@@ -163,6 +180,7 @@ impl Node {
             isolations: AtomicU64::new(0),
             onion: Mutex::default(),
             published_again: AtomicU64::new(0),
+            seem_over: AtomicUsize::new(0),
             stopping: CancellationToken::new(),
             sessions: TaskTracker::new(),
             born: Instant::now(),
@@ -186,6 +204,11 @@ impl Node {
     /// The bounds in force.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// What functions have of Tor.
+    pub fn tor(&self) -> Arc<broker::Tor> {
+        Arc::clone(&self.host.tor)
     }
 
     /// The policy in force.
@@ -261,47 +284,8 @@ impl Node {
             storage_granted: Size::bytes(
                 (units(self.config.limits.storage) - self.storage.available_permits() as u64).saturating_mul(STORAGE_UNIT),
             ),
+            seem_over: self.seem_over.load(Ordering::Relaxed),
         }
-    }
-
-    /// Finds the functions that were installed before the node was started. They sleep until somebody brings their key, but those that are
-    /// to be awake always.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub async fn remember(self: &Arc<Self>) -> Result<(), StoreError> {
-        let registry = self.host.registry.clone();
-        for record in blocking(move || registry.all()).await? {
-            let left = record.ends.duration_since(SystemTime::now()).unwrap_or_default();
-            // What was promised is kept, also where the operator offers less by now.
-            let storage = units(Size::bytes(record.storage)).min(self.storage.available_permits() as u64) as u32;
-            let storage = Arc::clone(&self.storage).try_acquire_many_owned(storage).ok();
-            let room = Taken { place: self.places.take_again(), bundle: None, storage };
-            let keep = Keep::new(self.host.registry.clone(), record.storage);
-            keep.at(record.id);
-            let keep_awake = record.keep_awake;
-            let installed = Arc::new(Installed::new(record, Arc::new(Lease::new(left)), Arc::new(keep), Some(room), None));
-            if self.functions.add(Arc::clone(&installed)).is_ok() && keep_awake {
-                let node = Arc::clone(self);
-                tokio::spawn(async move {
-                    let (registry, id) = (node.host.registry.clone(), installed.record.id);
-                    let woken = async {
-                        let key = blocking(move || registry.own_key(id)).await.map_err(trouble)?;
-                        let key = key.ok_or(StartError::Trouble(Trouble::Late("the key of a function that is kept awake")))?;
-                        node.open(&installed, &key).await?.awake(Some(&key)).await
-                    };
-                    if let Err(error) = woken.await {
-                        // Nothing of what it says: a function's own words are for its client.
-                        let why = match error {
-                            StartError::Refused(refusal) => refusal.code().to_owned(),
-                            StartError::Trouble(trouble) => trouble.to_string(),
-                        };
-                        say!(warn, why, "a function that is to be awake could not be started");
-                    }
-                });
-            }
-        }
-        Ok(())
     }
 
     /// The function of an invocation token, and the key to what it keeps.
@@ -410,7 +394,7 @@ impl Node {
     pub async fn renew(&self, token: &ShutdownToken) -> Result<Span, StartError> {
         let installed = self.functions.by_shutdown(token.digest()).map_err(StartError::Refused)?;
         let (registry, id, lease) = (self.host.registry.clone(), installed.record.id, Arc::clone(&installed.lease));
-        lease.renew(installed.record.lifetime);
+        installed.renew();
         // Written down before it is told.
         blocking(move || registry.renew(id, SystemTime::now() + lease.left())).await.map_err(|error| match error {
             StoreError::Missing => StartError::Refused(Refusal::UnknownToken),
@@ -495,7 +479,8 @@ impl Node {
         self.sessions.wait().await;
     }
 
-    /// Takes no new work, waits for what runs as long as the configuration says, and ends what is then left.
+    /// Takes no new work, waits for what runs as long as the configuration says, and ends what is then left. What detached invocations have put
+    /// out is kept, with how they ended.
     pub async fn stop(&self) {
         self.stopping.cancel();
         self.host.pool.close();
@@ -503,14 +488,23 @@ impl Node {
         let quiet = async {
             for container in &all {
                 container.quiet().await;
+                container.detached.quiet().await;
             }
         };
         let _ = tokio::time::timeout(self.config.limits.stop.duration(), quiet).await;
         for container in &all {
             container.end(Bound::Stop);
         }
-        for container in &all {
-            container.ended().await;
+        let ended = async {
+            for container in &all {
+                container.ended().await;
+                container.detached.quiet().await;
+            }
+        };
+        let _ = tokio::time::timeout(ENDED_DEADLINE, ended).await;
+        let registry = self.registry();
+        if let Err(error) = blocking(move || registry.see(SystemTime::now())).await {
+            error!(%error, "the time could not be written down");
         }
     }
 }

@@ -1,9 +1,9 @@
 //! A function's process in its jail: started, loaded, spoken with, and seen to its end.
 
+mod account;
 mod connect;
 mod declared;
 mod loading;
-mod pace;
 
 use std::{
     collections::HashMap,
@@ -29,9 +29,13 @@ use bento_jail::Report;
 use bento_proto::{Bound, Outcome, Refusal, SealKey, limits};
 
 use crate::{
+    broker::{self, Broker},
     container::Container,
-    jail::{self, ENDED_DEADLINE, Jail, Ready, Trouble, cpu_of},
+    controller::{self, Own, View},
+    jail::{self, ENDED_DEADLINE, Jail, Ready, Trouble},
     link::{Call, CallError, CallErrorKind, FRAME_BYTES_MAX, FromFunction, Link, ToFunction, Violation, stream_pair},
+    machines::{self, Machines},
+    pace::Pace,
     remote::{self, Begun},
     sending::Sending,
     share::Held,
@@ -39,8 +43,8 @@ use crate::{
     storing::{self, Writers},
 };
 
+use account::Account;
 use loading::unloadable;
-use pace::Pace;
 
 pub(crate) use connect::{TRY_BYTES, connect_permit};
 pub use declared::{Declared, Kind};
@@ -67,6 +71,13 @@ pub struct Process {
     vault: tokio::sync::OnceCell<Vault>,
     /// What it is writing to its store.
     pub(crate) writers: Writers,
+    account: Account,
+    /// Its Maybenot machines.
+    machines: Machines,
+    /// What it has of Tor.
+    broker: Arc<Broker>,
+    /// What its control connections show of it, once there is one.
+    view: OnceLock<Arc<View<Own>>>,
     /// Raised when it does not read its socket: it is then ended.
     deaf: CancellationToken,
     /// Raised when the process has ended and all its invocations know.
@@ -136,6 +147,10 @@ impl Process {
             key,
             vault: tokio::sync::OnceCell::new(),
             writers: Writers::default(),
+            account: Account::default(),
+            machines: Machines::default(),
+            broker: Arc::new(node.tor.broker(container)),
+            view: OnceLock::new(),
             deaf: CancellationToken::new(),
             gone: CancellationToken::new(),
         });
@@ -204,6 +219,16 @@ impl Process {
         Ok(Some(Invocation { number, stream, outcome: receiver, declared, sends, process: Arc::clone(self) }))
     }
 
+    /// What its control connections show.
+    pub(crate) fn view(&self, container: &Container) -> Arc<View<Own>> {
+        Arc::clone(self.view.get_or_init(|| View::new(Arc::new(Own::new(Arc::clone(&self.broker), container)))))
+    }
+
+    /// What it has of Tor.
+    pub(crate) fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
     /// Tells the function that nobody waits for an invocation any more.
     pub async fn cancel(&self, number: u64) {
         let _ = self.link.send(&ToFunction::Cancel { cancel: number }, None).await;
@@ -217,11 +242,6 @@ impl Process {
     /// Invocations going on.
     pub fn running(&self) -> usize {
         self.slots().as_ref().map_or(0, |slots| slots.open.len())
-    }
-
-    /// CPU time so far, from the kernel's own account.
-    pub fn cpu_ms(&self) -> u64 {
-        cpu_of(self.pid).unwrap_or(0)
     }
 
     fn slots(&self) -> std::sync::MutexGuard<'_, Option<Slots>> {
@@ -261,9 +281,11 @@ impl Process {
             biased;
             () = container.over.cancelled() => None,
             () = container.meter.exhausted.cancelled() => { container.end(Bound::Traffic); None }
+            () = container.cpu.exhausted.cancelled() => { container.end(Bound::Cpu); None }
             () = self.deaf.cancelled() => Some(Err(Violation::Deaf)),
             // It sleeps until the next invocation, and none is there to be told.
             () = self.rested(container.node.limits.sleep.duration()), if !container.grant.keep_awake() => None,
+            () = self.keep_account(&container) => None,
             listened = self.listen(&container, &mut calls) => Some(listened),
         };
         let outcome = match outcome {
@@ -275,13 +297,15 @@ impl Process {
             },
         };
         jail.settle().await;
-        if let Some(key) = &self.key {
-            container.keep.settle(key.clone(), container.used()).await;
-        }
+        let _ = self.write_down(&container).await;
         // Ends what is left of it: the jail dies with the program that put it up.
         jail.kill().await;
         calls.shutdown().await;
         self.writers.clear();
+        if let Some(view) = self.view.get() {
+            view.end();
+        }
+        self.broker.close().await;
         let slots = self.slots().take();
         self.gone.cancel();
         for slot in slots.into_iter().flat_map(|slots| slots.open.into_values()) {
@@ -325,6 +349,20 @@ impl Process {
                             });
                         }
                     },
+                    name if controller::serves(name) => {
+                        let (process, container) = (Arc::clone(self), Arc::clone(container));
+                        calls.spawn(async move { controller::serve(&process, &container, &call).await });
+                    }
+                    name if broker::serves(name) => match broker::permit(container) {
+                        Err(error) => answer_call(&self.link, call.number, Err(error), None).await?,
+                        Ok(permits) => {
+                            let (process, container) = (Arc::clone(self), Arc::clone(container));
+                            calls.spawn(async move {
+                                broker::serve(&process, &container, &call).await;
+                                drop(permits);
+                            });
+                        }
+                    },
                     name if remote::serves(name) => match remote::permit(container, name) {
                         Err(error) => answer_call(&self.link, call.number, Err(error), None).await?,
                         Ok(permits) => {
@@ -335,6 +373,12 @@ impl Process {
                             });
                         }
                     },
+                    name if machines::serves(name) => {
+                        if name == "maybenot.start" {
+                            pace.wait(machines::START_BYTES).await;
+                        }
+                        answer_call(&self.link, call.number, self.machines.serve(container, &call), None).await?;
+                    }
                     _ => {
                         let error = CallError::new(CallErrorKind::BadCall, "there is no such call");
                         answer_call(&self.link, call.number, Err(error), None).await?;

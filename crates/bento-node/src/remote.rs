@@ -7,13 +7,14 @@ mod install;
 mod invoke;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tokio::{
     net::UnixStream,
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
@@ -29,6 +30,7 @@ use crate::{
     meter::Way,
     process::{Process, TRY_BYTES, answer_call, connect_permit},
     seal,
+    store::Away,
 };
 
 /// Most results that may wait for a function to ask for them, of each kind. More than its connections it cannot begin at the same time anyway.
@@ -44,40 +46,58 @@ const ANSWER_BYTES_MAX: usize = FRAME_BYTES_MAX - 1024;
 /// What a container has on other nodes, over all processes that it has one after the other.
 #[derive(Debug)]
 pub struct Elsewhere {
-    /// By node and shutdown token. Each counts until it is shut down or its lifetime is over; nothing stands for one that is on its way.
-    installed: Mutex<HashMap<(NodeAddress, Digest), Option<Instant>>>,
+    /// Each counts until it is shut down or its lifetime is over; nothing stands for one that is on its way.
+    installed: Mutex<BTreeMap<PlaceId, Option<Until>>>,
     /// Whoever seals one stream at a time cannot take a processor from others.
     pub(crate) sealing: Arc<Semaphore>,
 }
 
-impl Default for Elsewhere {
-    fn default() -> Self {
-        Self { installed: Mutex::default(), sealing: Arc::new(Semaphore::new(1)) }
-    }
+/// The same moment by both clocks: what is written down must not change while nothing happens.
+type Until = (Instant, SystemTime);
+
+/// A digest of the node's address and the shutdown token's digest.
+type PlaceId = [u8; 32];
+
+fn place_of(node: &NodeAddress, shutdown: Digest) -> PlaceId {
+    // Neither has a space.
+    Sha256::digest(format!("{node} {shutdown}")).into()
 }
 
 impl Elsewhere {
+    /// What was there when it was written down, as far as it is not over.
+    pub fn resumed(away: &[Away]) -> Self {
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        let until = |away: &Away| Some((now.checked_add(away.until.duration_since(wall).ok()?)?, away.until));
+        let left = away.iter().filter_map(|away| Some((away.place, Some(until(away)?))));
+        Self { installed: Mutex::new(left.collect()), sealing: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// What is to be written down: all that may be there.
+    pub fn kept(&self) -> Vec<Away> {
+        self.installed().iter().filter_map(|(place, until)| Some(Away { place: *place, until: until.as_ref()?.1 })).collect()
+    }
+
     /// A place for one more, if there is one. The same function again, as after a lost answer, takes no second one.
     fn take(&self, node: &NodeAddress, shutdown: Digest, limit: u32) -> Result<Place<'_>, CallError> {
-        let key = (node.clone(), shutdown);
+        let id = place_of(node, shutdown);
         let mut installed = self.installed();
         let now = Instant::now();
-        installed.retain(|_, until| until.is_none_or(|until| until > now));
-        let is_new = !installed.contains_key(&key);
+        installed.retain(|_, until| until.is_none_or(|(until, _)| until > now));
+        let is_new = !installed.contains_key(&id);
         if is_new && installed.len() >= limit as usize {
             let text = format!("the function may have {limit} functions on other nodes at a time, and has them");
             return Err(CallError::new(CallErrorKind::Refused, text));
         }
-        installed.entry(key.clone()).or_insert(None);
-        Ok(Place { of: self, key, is_new })
+        installed.entry(id).or_insert(None);
+        Ok(Place { of: self, id, is_new })
     }
 
     /// Gives back the place of a function that has ended.
     fn ended(&self, node: &NodeAddress, shutdown: Digest) {
-        self.installed().remove(&(node.clone(), shutdown));
+        self.installed().remove(&place_of(node, shutdown));
     }
 
-    fn installed(&self) -> MutexGuard<'_, HashMap<(NodeAddress, Digest), Option<Instant>>> {
+    fn installed(&self) -> MutexGuard<'_, BTreeMap<PlaceId, Option<Until>>> {
         self.installed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -86,7 +106,7 @@ impl Elsewhere {
 #[derive(Debug)]
 struct Place<'a> {
     of: &'a Elsewhere,
-    key: (NodeAddress, Digest),
+    id: PlaceId,
     is_new: bool,
 }
 
@@ -94,20 +114,21 @@ impl Place<'_> {
     /// The function may be there from now on, for so long at most.
     fn keep(&mut self, lifetime: Span) {
         self.is_new = false;
-        let until = Instant::now().checked_add(lifetime.duration());
-        self.of.installed().insert(self.key.clone(), until);
+        let lifetime = lifetime.duration();
+        let until = Instant::now().checked_add(lifetime).zip(SystemTime::now().checked_add(lifetime));
+        self.of.installed().insert(self.id, until);
     }
 
     /// The other node said that it is not there.
     fn give_back(self) {
-        self.of.ended(&self.key.0, self.key.1);
+        self.of.installed().remove(&self.id);
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         if self.is_new {
-            self.of.ended(&self.key.0, self.key.1);
+            self.of.installed().remove(&self.id);
         }
     }
 }
@@ -303,7 +324,7 @@ mod tests {
 
     #[test]
     fn places_elsewhere_are_given_back_and_never_more_than_there_are() {
-        let (elsewhere, node): (Elsewhere, NodeAddress) = (Elsewhere::default(), "127.0.0.1:1".parse().unwrap());
+        let (elsewhere, node): (Elsewhere, NodeAddress) = (Elsewhere::resumed(&[]), "127.0.0.1:1".parse().unwrap());
         let take = |byte| elsewhere.take(&node, token(byte), 2);
         let (mut one, two) = (take(1).unwrap(), take(2).unwrap());
         assert_eq!(take(3).unwrap_err().kind, CallErrorKind::Refused);
@@ -326,6 +347,28 @@ mod tests {
         four.give_back();
         drop((take(6).unwrap(), five));
         assert!(elsewhere.take(&node, token(7), 0).is_err());
+    }
+
+    #[test]
+    fn places_elsewhere_outlive_the_node_and_not_what_is_there() {
+        let (elsewhere, node): (Elsewhere, NodeAddress) = (Elsewhere::resumed(&[]), "127.0.0.1:1".parse().unwrap());
+        let mut stays = elsewhere.take(&node, token(1), 3).unwrap();
+        stays.keep(Span::seconds(3600));
+        let mut over = elsewhere.take(&node, token(2), 3).unwrap();
+        over.keep(Span::millis(1));
+        // One that is on its way was not heard of by anybody.
+        let coming = elsewhere.take(&node, token(3), 3).unwrap();
+        let kept = elsewhere.kept();
+        assert_eq!((kept.len(), elsewhere.kept()), (2, kept.clone()));
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        let again = Elsewhere::resumed(&kept);
+        let one = again.take(&node, token(4), 2).unwrap();
+        assert!(again.take(&node, token(5), 2).is_err());
+        // It is known by node and token, and can be given back.
+        again.ended(&"127.0.0.1:2".parse().unwrap(), token(1));
+        assert!(again.take(&node, token(5), 2).is_err());
+        again.ended(&node, token(1));
+        drop((again.take(&node, token(5), 2).unwrap(), one, coming));
     }
 
     #[tokio::test]

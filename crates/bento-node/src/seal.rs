@@ -19,8 +19,6 @@ use tokio::{
     time::timeout,
 };
 
-use bento_proto::Bound;
-
 use crate::{
     container::Container,
     link::{Call, CallError, CallErrorKind, stream_pair},
@@ -49,19 +47,13 @@ pub(crate) async fn serve(process: &Process, container: &Container, call: &Call)
     let (ours, theirs) = stream_pair().map_err(|_| CallError::new(CallErrorKind::Busy, "the node has no more sockets"))?;
     if answer_call(process.link(), call.number, Ok(Value::Null), Some(theirs)).await.is_ok() {
         // On an error the stream ends without the format's last chunk, and whoever opens it sees that.
-        let _ = seal(ours, &recipient, container.node.limits.idle.duration(), |spent| charge(process, container, spent)).await;
+        let _ = seal(ours, &recipient, container.node.limits.idle.duration(), |spent| {
+            container.cpu.count(spent);
+            !container.cpu.exhausted.is_cancelled()
+        })
+        .await;
     }
     Ok(())
-}
-
-/// Counts what the node computed for a function as its own processor time.
-fn charge(process: &Process, container: &Container, spent: Duration) -> bool {
-    let counted = container.count_cpu(u64::try_from(spent.as_millis()).unwrap_or(u64::MAX));
-    let is_left = counted.saturating_add(process.cpu_ms()) < container.grant.cpu().as_millis();
-    if !is_left {
-        container.end(Bound::Cpu);
-    }
-    is_left
 }
 
 /// What was sealed and not passed on yet.

@@ -2,6 +2,8 @@
 //!
 //! What the function wrote before comes before them. They are slowed, counted and held up by a slow client as anything else that it writes.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -9,7 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     container::Container,
-    keep::blocking,
+    cpu::Cpu,
     link::{Call, CallError},
     process::Process,
     store::{Reader, Space, StoreError},
@@ -23,15 +25,17 @@ pub const PIECE_BYTES: usize = 256 * 1024;
 pub struct Sending {
     /// Gone at the end, or when it fails.
     reader: Option<Reader>,
+    /// Opening it is the function's time.
+    cpu: Arc<Cpu>,
     rest: Bytes,
     sent: u64,
     told: Option<oneshot::Sender<Result<u64, StoreError>>>,
 }
 
 impl Sending {
-    fn new(reader: Reader) -> (Self, oneshot::Receiver<Result<u64, StoreError>>) {
+    fn new(reader: Reader, cpu: Arc<Cpu>) -> (Self, oneshot::Receiver<Result<u64, StoreError>>) {
         let (told, sent) = oneshot::channel();
-        (Self { reader: Some(reader), rest: Bytes::new(), sent: 0, told: Some(told) }, sent)
+        (Self { reader: Some(reader), cpu, rest: Bytes::new(), sent: 0, told: Some(told) }, sent)
     }
 
     /// Was anything of it taken?
@@ -43,7 +47,7 @@ impl Sending {
     pub async fn next(&mut self, most: usize) -> Option<Bytes> {
         if self.rest.is_empty() {
             let mut reader = self.reader.take()?;
-            let read = blocking(move || {
+            let read = self.cpu.work(move || {
                 let mut piece = Vec::with_capacity(PIECE_BYTES.min(usize::try_from(reader.remaining()).unwrap_or(PIECE_BYTES)));
                 reader.fill(&mut piece, PIECE_BYTES)?;
                 Ok((reader, piece))
@@ -83,9 +87,9 @@ pub(crate) async fn send(process: &Process, container: &Container, call: &Call) 
         call.arguments("store.send takes `name`, a text, and may take `offset` and `length`, whole numbers")?;
     let output = process.output_of(call)?;
     let store = process.vault(container).await?.space(Space::Function);
-    let reader = blocking(move || store.reader(&name, offset, length)).await?;
+    let reader = container.cpu.work(move || store.reader(&name, offset, length)).await?;
     let bytes = reader.size();
-    let (sending, sent) = Sending::new(reader);
+    let (sending, sent) = Sending::new(reader, Arc::clone(&container.cpu));
     let sent = match output.send(sending).await {
         Ok(()) => sent.await.unwrap_or(Ok(0))?,
         // The output has ended.

@@ -26,7 +26,7 @@ use thiserror::Error;
 
 pub use links::NewLink;
 pub use reader::Reader;
-pub use registry::{New, Record, Registry, Used};
+pub use registry::{Away, New, Record, Registry, Used};
 pub use vault::{Space, Store, Usage, Vault};
 pub use writer::{Mode, Writer};
 

@@ -21,7 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     container::Container,
-    keep::blocking,
+    cpu::Cpu,
     link::{Call, CallError, CallErrorKind, stream_pair},
     links,
     meter::Meter,
@@ -121,12 +121,12 @@ pub(crate) async fn serve(process: &Arc<Process>, container: &Arc<Container>, ca
                 let Named { name } = call.arguments("store.delete takes `name`, a text")?;
                 let store = store(process, container).await?;
                 container.meter.slow(CHANGE_BYTES).await;
-                Ok(Answer::Value(json!({"existed": blocking(move || store.delete(&name)).await?})))
+                Ok(Answer::Value(json!({"existed": container.cpu.work(move || store.delete(&name)).await?})))
             }
             "store.list" => list(process, container, call).await.map(Answer::Value),
             "store.usage" => {
                 let store = store(process, container).await?;
-                let usage = blocking(move || store.usage()).await?;
+                let usage = container.cpu.work(move || store.usage()).await?;
                 Ok(Answer::Value(json!({"used": usage.used, "limit": usage.limit})))
             }
             "link.make" => links::make(process, container, call).await.map(Answer::Value),
@@ -178,10 +178,10 @@ async fn write(process: &Process, container: &Arc<Container>, call: &Call, mode:
     let Written { name, value } = call.arguments("store.put and store.append take `name`, a text, and may take `value`, base64")?;
     let store = store(process, container).await?;
     let Some(value) = value else {
-        let writer = blocking(move || store.writer(&name, mode)).await?;
+        let writer = container.cpu.work(move || store.writer(&name, mode)).await?;
         let (ours, theirs) = stream_pair().map_err(|_| CallError::new(CallErrorKind::Busy, "the node has no more sockets"))?;
-        let (meter, idle) = (Arc::clone(&container.meter), container.node.limits.idle.duration());
-        let writing = AbortOnDropHandle::new(tokio::spawn(fill(ours, writer, meter, idle)));
+        let (meter, cpu, idle) = (Arc::clone(&container.meter), Arc::clone(&container.cpu), container.node.limits.idle.duration());
+        let writing = AbortOnDropHandle::new(tokio::spawn(fill(ours, writer, (meter, cpu), idle)));
         return Ok(Answer::Writer(json!({"writer": process.writers.add(writing)?}), theirs));
     };
     let value = BASE64.decode(value.as_bytes()).map_err(|_| bad("`value` is no base64"))?;
@@ -189,7 +189,7 @@ async fn write(process: &Process, container: &Arc<Container>, call: &Call, mode:
         return Err(bad("a `value` of more than 8,192 bytes goes through a stream"));
     }
     container.meter.slow(value.len() + CHANGE_BYTES).await;
-    let written = blocking(move || match mode {
+    let written = container.cpu.work(move || match mode {
         Mode::Put => store.put(&name, &value),
         Mode::Append => {
             let mut writer = store.writer(&name, mode)?;
@@ -201,7 +201,7 @@ async fn write(process: &Process, container: &Arc<Container>, call: &Call, mode:
 }
 
 /// Takes what the function writes, until it shuts its end.
-async fn fill(mut ours: UnixStream, mut writer: Writer, meter: Arc<Meter>, idle: Duration) -> Result<Writer, CallError> {
+async fn fill(mut ours: UnixStream, mut writer: Writer, (meter, cpu): (Arc<Meter>, Arc<Cpu>), idle: Duration) -> Result<Writer, CallError> {
     let silent = |_| CallError::new(CallErrorKind::Timeout, "nothing was written for too long");
     let mut piece = Vec::with_capacity(PIECE_BYTES);
     loop {
@@ -220,7 +220,7 @@ async fn fill(mut ours: UnixStream, mut writer: Writer, meter: Arc<Meter>, idle:
             meter.slow(part).await;
             rest -= part;
         }
-        let written = blocking(move || {
+        let written = cpu.work(move || {
             writer.write(&piece)?;
             piece.clear();
             Ok((writer, piece))
@@ -243,7 +243,7 @@ async fn commit(process: &Process, container: &Container, call: &Call) -> Result
         return Err(bad(format!("{} bytes came, and {bytes} were to be kept; nothing was changed", writer.written())));
     }
     container.meter.slow(CHANGE_BYTES).await;
-    Ok(json!({"bytes": blocking(move || writer.commit()).await?}))
+    Ok(json!({"bytes": container.cpu.work(move || writer.commit()).await?}))
 }
 
 async fn read(process: &Process, container: &Container, call: &Call) -> Result<Answer, CallError> {
@@ -257,13 +257,13 @@ async fn read(process: &Process, container: &Container, call: &Call) -> Result<A
     let Get { name, offset, length } =
         call.arguments("store.get takes `name`, a text, and may take `offset` and `length`, whole numbers")?;
     let store = store(process, container).await?;
-    let reader = blocking(move || store.reader(&name, offset, length)).await?;
+    let reader = container.cpu.work(move || store.reader(&name, offset, length)).await?;
     let size = reader.size();
     if reader.remaining() > INLINE_BYTES_MAX as u64 {
         return Ok(Answer::Reader(json!({"bytes": size}), Box::new(reader)));
     }
     container.meter.slow(INLINE_BYTES_MAX).await;
-    let value = blocking(move || {
+    let value = container.cpu.work(move || {
         let (mut reader, mut value) = (reader, Vec::new());
         reader.fill(&mut value, INLINE_BYTES_MAX)?;
         Ok(value)
@@ -276,7 +276,7 @@ async fn pour(mut reader: Reader, mut ours: UnixStream, container: &Container) {
     let idle = container.node.limits.idle.duration();
     let mut piece = Vec::with_capacity(PIECE_BYTES.min(usize::try_from(reader.remaining()).unwrap_or(PIECE_BYTES)));
     loop {
-        let opened = blocking(move || {
+        let opened = container.cpu.work(move || {
             piece.clear();
             reader.fill(&mut piece, PIECE_BYTES)?;
             Ok((reader, piece))
@@ -305,7 +305,7 @@ async fn list(process: &Process, container: &Container, call: &Call) -> Result<V
     }
     let List { prefix, after } = call.arguments("store.list may take `prefix` and `after`, texts")?;
     let store = store(process, container).await?;
-    let (mut entries, mut more) = blocking(move || store.list(&prefix, after.as_deref(), LIST_MAX)).await?;
+    let (mut entries, mut more) = container.cpu.work(move || store.list(&prefix, after.as_deref(), LIST_MAX)).await?;
     container.meter.slow(entries.len() * 64).await;
     let mut bytes = 0;
     let fits = entries.iter().take_while(|(name, _)| {

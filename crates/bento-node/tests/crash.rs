@@ -144,7 +144,9 @@ fn perform_functions(registry: &Registry, id: bento_node::store::Id, round: u64,
             0 | 2 => last = Some(registry.add(new(round * 1_000_000 + step, &key(2))).unwrap().id),
             1 if step % 8 == 1 => registry.renew(last.unwrap(), SystemTime::now() + Duration::from_secs(36_000)).unwrap(),
             1 => registry.remove(last.unwrap()).unwrap(),
-            _ => registry.set_used(id, &key(1), bento_node::store::Used { cpu_ms: round * 1_000_000 + step, traffic: 0 }).unwrap(),
+            _ => {
+                registry.set_used(id, &key(1), bento_node::store::Used { cpu_ms: round * 1_000_000 + step, ..Default::default() }).unwrap()
+            }
         }
         acknowledge();
     }

@@ -45,7 +45,7 @@ fn shown(file: &str) -> Vec<Shown> {
             table = name.trim_end_matches(']').to_owned();
         } else if let Some((key, value)) = setting.split_once(" = ") {
             // Another image need not explain its keys again.
-            if !["images.web", "images.shard"].contains(&table.as_str()) {
+            if !["images.web", "images.shard", "images.tor"].contains(&table.as_str()) {
                 let told = default.take().unwrap_or_else(|| panic!("{file}: {key} has no default"));
                 assert!(described, "{file}: {key} has no description");
                 let default = Some(told).filter(|told| !told.starts_with("none"));

@@ -4,20 +4,34 @@
 //! sample reply above its parser. It offers what Bento asks of Tor, and [`Controller::command`] for the rest.
 
 mod auth;
+mod circuit;
 mod connection;
+mod consensus;
 mod descriptor;
 mod error;
 mod event;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod hsdir;
+mod ids;
+mod microdescriptor;
+mod network;
 mod onion;
+mod order;
+mod stream;
 mod wire;
 
 pub use auth::Auth;
-pub use descriptor::{Descriptor, Step};
+pub use circuit::{CircuitEvent, CircuitStatus};
+pub use consensus::{Consensus, Relay};
+pub use descriptor::{Descriptor, DescriptorContent, ServiceDescriptor, Step};
 pub use error::ControlError;
 pub use event::{Bootstrap, Event, Events};
-pub use onion::{Onion, OnionService, Target};
+pub use hsdir::Stored;
+pub use ids::{CircuitId, Fingerprint, FingerprintError, Hop, StreamId};
+pub use onion::{Onion, OnionService, Pow, Target};
+pub use order::Order;
+pub use stream::{StreamEvent, StreamStatus};
 pub use wire::{Reply, ReplyLine};
 
 use std::collections::BTreeSet;
@@ -32,6 +46,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::timeout;
 
 use connection::Request;
+use order::Heard;
 
 /// How long one command may take. Tor answers most at once; those that write to disk or wait for its event loop take a second or two.
 pub const COMMAND_DEADLINE: Duration = Duration::from_secs(20);
@@ -65,9 +80,17 @@ impl std::fmt::Display for ControlAddr {
 pub struct Controller {
     requests: mpsc::Sender<Request>,
     events: broadcast::Sender<Event>,
-    /// The kinds of event asked for so far. SETEVENTS replaces the whole set, so it only grows.
-    kinds: Arc<Mutex<BTreeSet<String>>>,
+    kinds: Arc<Mutex<Kinds>>,
     deadline: Duration,
+}
+
+/// Kinds of event that were asked for so far.
+#[derive(Debug, Default)]
+struct Kinds {
+    /// All of them. SETEVENTS replaces the whole set, so it only grows.
+    all: BTreeSet<String>,
+    /// Those that somebody subscribes to. The many others, which only an observer hears, must not push these out of their queue.
+    subscribed: BTreeSet<String>,
 }
 
 impl Controller {
@@ -95,8 +118,9 @@ impl Controller {
     {
         let (requests, inbox) = mpsc::channel(COMMANDS_MAX);
         let (events, _) = broadcast::channel(EVENTS_MAX);
-        tokio::spawn(connection::run(stream, inbox, events.clone()));
-        Self { requests, events, kinds: Arc::default(), deadline: COMMAND_DEADLINE }
+        let kinds: Arc<Mutex<Kinds>> = Arc::default();
+        tokio::spawn(connection::run(stream, inbox, events.clone(), Arc::clone(&kinds)));
+        Self { requests, events, kinds, deadline: COMMAND_DEADLINE }
     }
 
     /// The same connection with another deadline for each command.
@@ -134,22 +158,56 @@ impl Controller {
     }
 
     async fn send(&self, text: String) -> Result<Reply, ControlError> {
+        self.send_then(text, |_| Vec::new()).await
+    }
+
+    /// Sends a command whose reply `then` hears first, within the connection's task: before any later event is told, and also if nobody waits here
+    /// any more. It must neither wait nor take long.
+    async fn send_then(
+        &self,
+        text: String,
+        then: impl FnOnce(&Result<Reply, ControlError>) -> Vec<Order> + Send + 'static,
+    ) -> Result<Reply, ControlError> {
         // Errors name the first word alone: what follows may be a key, a cookie or an address.
-        let name = || text.split([' ', '\r']).next().unwrap_or_default().to_owned();
-        let command = name();
+        let command = text.split([' ', '\r']).next().unwrap_or_default().to_owned();
         let (answer, reply) = oneshot::channel();
+        let name = command.clone();
+        let heard: Heard = Box::new(move |reply| {
+            let reply = reply.and_then(|reply| outcome(&name, reply));
+            let orders = then(&reply);
+            // Whoever asked may have met the deadline and gone.
+            let _ = answer.send(reply);
+            orders
+        });
         let exchange = async {
-            self.requests.send(Request { text, answer }).await.map_err(|_| ControlError::Closed)?;
+            self.request(Request::Commands(vec![(text, heard)])).await?;
             reply.await.map_err(|_| ControlError::Closed)?
         };
-        let reply = match timeout(self.deadline, exchange).await {
-            Ok(reply) => reply?,
-            Err(_) => return Err(ControlError::Deadline { command, deadline: self.deadline }),
-        };
-        if reply.is_good() {
-            return Ok(reply);
-        }
-        Err(ControlError::Refused { command, code: reply.code(), text: reply.text().to_owned() })
+        timeout(self.deadline, exchange).await.unwrap_or(Err(ControlError::Deadline { command, deadline: self.deadline }))
+    }
+
+    async fn request(&self, request: Request) -> Result<(), ControlError> {
+        self.requests.send(request).await.map_err(|_| ControlError::Closed)
+    }
+
+    /// Gives orders, written as one. Waits until the connection has them, not for what Tor says.
+    pub async fn order(&self, orders: Vec<Order>) -> Result<(), ControlError> {
+        let command = "orders".to_owned();
+        let commands = Request::Commands(orders.into_iter().map(Order::parts).collect());
+        timeout(self.deadline, self.request(commands)).await.unwrap_or(Err(ControlError::Deadline { command, deadline: self.deadline }))
+    }
+
+    /// From now on each event of these kinds is heard by this, in order and without a gap, within the connection's task: it must neither wait nor take
+    /// long. What it gives is written at once. Nothing is lost, however many there are: Tor waits for us.
+    pub async fn observe(
+        &self,
+        kinds: &[&str],
+        observer: impl Fn(&Event) -> Vec<Order> + Send + Sync + 'static,
+    ) -> Result<(), ControlError> {
+        let observed: BTreeSet<String> = kinds.iter().map(|kind| kind.to_ascii_uppercase()).collect();
+        let observer = move |event: &Event| if observed.contains(&event.kind) { observer(event) } else { Vec::new() };
+        self.request(Request::Observe(Arc::new(observer))).await?;
+        self.ask_for(kinds).await
     }
 
     /// Asks for one value.
@@ -194,32 +252,28 @@ impl Controller {
         self.command(&line).await.map(drop)
     }
 
-    /// Makes an onion service that lives as long as this connection (or longer with the flag `Detach`).
-    pub async fn add_onion(&self, service: &OnionService) -> Result<Onion, ControlError> {
-        let reply = self.command(&service.command()?).await?;
-        Onion::parse(&reply, service.key.clone())
-    }
-
-    /// Ends an onion service, given by its address with or without `.onion`.
-    pub async fn del_onion(&self, address: &str) -> Result<(), ControlError> {
-        let id = address.strip_suffix(".onion").unwrap_or(address);
-        word(id)?;
-        self.command(&format!("DEL_ONION {id}")).await.map(drop)
-    }
-
     /// Subscribes to kinds of event, such as `STATUS_CLIENT` or `HS_DESC`. It misses none from the moment this returns.
     pub async fn events(&self, kinds: &[&str]) -> Result<Events, ControlError> {
+        let receiver = self.events.subscribe();
+        self.kinds().subscribed.extend(kinds.iter().map(|kind| kind.to_ascii_uppercase()));
+        self.ask_for(kinds).await?;
+        Ok(Events::new(self.clone(), receiver, kinds))
+    }
+
+    async fn ask_for(&self, kinds: &[&str]) -> Result<(), ControlError> {
         for kind in kinds {
             word(kind)?;
         }
-        let receiver = self.events.subscribe();
         let line = {
-            let mut all = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+            let all = &mut self.kinds().all;
             all.extend(kinds.iter().map(|kind| kind.to_ascii_uppercase()));
             all.iter().fold(String::from("SETEVENTS"), |line, kind| line + " " + kind)
         };
-        self.command(&line).await?;
-        Ok(Events::new(self.clone(), receiver, kinds))
+        self.command(&line).await.map(drop)
+    }
+
+    fn kinds(&self) -> std::sync::MutexGuard<'_, Kinds> {
+        self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How far Tor's connection to the network has come.
@@ -239,6 +293,14 @@ impl Controller {
     pub async fn closed(&self) {
         self.requests.closed().await;
     }
+}
+
+/// A reply to this command, if it is a good one (2xx).
+fn outcome(command: &str, reply: Reply) -> Result<Reply, ControlError> {
+    if reply.is_good() {
+        return Ok(reply);
+    }
+    Err(ControlError::Refused { command: command.to_owned(), code: reply.code(), text: reply.text().to_owned() })
 }
 
 /// Refuses what is not one word of a command.

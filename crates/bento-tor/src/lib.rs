@@ -5,6 +5,7 @@
 //! carry what happened and a hint, and whoever calls decides who may read them.
 #![forbid(unsafe_code)]
 
+mod backends;
 mod control;
 mod find;
 mod managed;
@@ -12,11 +13,13 @@ pub mod process;
 mod publication;
 mod socks;
 
+pub use backends::{Backend, BackendError, Backends};
 #[cfg(fuzzing)]
 pub use control::fuzzing;
 pub use control::{
-    Auth, Bootstrap, COMMAND_DEADLINE, ControlAddr, ControlError, Controller, Descriptor, Event, Events, Onion, OnionService, Reply,
-    ReplyLine, Step, Target,
+    Auth, Bootstrap, COMMAND_DEADLINE, CircuitEvent, CircuitId, CircuitStatus, Consensus, ControlAddr, ControlError, Controller,
+    Descriptor, DescriptorContent, Event, Events, Fingerprint, FingerprintError, Hop, Onion, OnionService, Order, Pow, Relay, Reply,
+    ReplyLine, ServiceDescriptor, Step, Stored, StreamEvent, StreamId, StreamStatus, Target,
 };
 pub use find::{find_tor, system_socks};
 pub use managed::{Managed, ManagedError, Setup};

@@ -19,9 +19,6 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use crate::control::{ControlError, Controller, Descriptor, Events, OnionService, Step};
 use crate::socks::{Isolation, Socks, SocksError};
 
-/// Tor's word for a descriptor that a directory has refused.
-const REJECTED: &str = "UPLOAD_REJECTED";
-
 /// How long it waits for what.
 #[derive(Clone, Debug)]
 pub struct Patience {
@@ -185,9 +182,9 @@ impl Publication {
                 Ok(event) => event?,
             };
             match Descriptor::parse(&event).filter(|descriptor| descriptor.address == self.address).map(|descriptor| descriptor.step) {
-                None | Some(Step::Other) => {}
+                None | Some(Step::Requested | Step::Received | Step::Other) => {}
                 // What a client of this Tor did not find, this one's own looks included.
-                Some(Step::Failed(reason)) if reason != REJECTED => {}
+                Some(Step::Failed(reason)) if reason != Descriptor::REJECTED => {}
                 Some(step) => return Ok(Some(step)),
             }
         }
@@ -218,7 +215,10 @@ impl Publication {
             number += 1;
             // Circuits that nothing else uses, of this try alone.
             let isolation = Isolation::new(&format!("{} {:?}", self.address, std::time::Instant::now()));
-            match socks.connect(&self.address, self.service.port, &isolation, self.patience.reach).await {
+            match socks
+                .connect(&self.address, self.service.ports.first().map_or(80, |(port, _)| *port), &isolation, self.patience.reach)
+                .await
+            {
                 Err(error) if is_about_it(&error) => {
                     if number >= self.patience.tries {
                         return Err(Unreached::NotReached(error));

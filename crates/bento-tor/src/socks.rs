@@ -21,6 +21,8 @@ use tokio::time::timeout;
 
 /// The greeting: version 5, one method, user name and password.
 const GREETING: [u8; 3] = [5, 1, 2];
+/// The user name of all streams; the password is what isolates.
+const NAME: &str = "bento";
 const CONNECT: u8 = 1;
 /// Tor's own command: look a name up and answer with an address.
 const RESOLVE: u8 = 0xF0;
@@ -49,7 +51,7 @@ impl std::fmt::Display for Socks {
 /// What a stream may share circuits with: streams of the same isolation may, others never do.
 ///
 /// It becomes the SOCKS user name and password (`IsolateSOCKSAuth`, Tor's default). Only a digest of the given text is sent.
-#[derive(Clone, Eq, PartialEq)]
+#[derive(Clone, Eq, Hash, PartialEq)]
 pub struct Isolation {
     password: String,
 }
@@ -59,6 +61,17 @@ impl Isolation {
     pub fn new(name: &str) -> Self {
         let digest = Sha256::digest(name.as_bytes());
         Self { password: data_encoding::HEXLOWER.encode(&digest) }
+    }
+
+    /// The one that these SOCKS credentials are of, as Tor tells them of a stream, if they are of one.
+    pub(crate) fn of(name: &str, password: String) -> Option<Self> {
+        let is_digest = password.len() == 64 && password.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+        (name == NAME && is_digest).then_some(Self { password })
+    }
+
+    /// The SOCKS credentials that it becomes, as Tor tells them of a stream.
+    pub fn told(&self) -> String {
+        format!("SOCKS_USERNAME=\"{NAME}\" SOCKS_PASSWORD=\"{}\"", self.password)
     }
 
     /// This one, kept apart by another: streams of two owners do not share circuits, whatever they are for.
@@ -153,8 +166,8 @@ impl Socks {
             [5, _] => return Err(SocksError::Protocol("it takes no user name, so circuits cannot be isolated")),
             _ => return Err(SocksError::Protocol("it does not speak SOCKS5")),
         }
-        let mut login = vec![1, 5];
-        login.extend_from_slice(b"bento");
+        let mut login = vec![1, NAME.len() as u8];
+        login.extend_from_slice(NAME.as_bytes());
         // A digest in hexadecimal has 64 characters, so its length fits in one byte.
         login.push(isolation.password.len() as u8);
         login.extend_from_slice(isolation.password.as_bytes());

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use bento_tor::{
-    Auth, ControlAddr, ControlError, Controller, Isolation, Managed, ManagedError, OnionService, Setup, SocksError, Target, find_tor,
+    Auth, Backend, BackendError, Backends, ControlAddr, ControlError, Controller, Isolation, Managed, ManagedError, OnionService, Setup,
+    SocksError, Target, find_tor,
 };
 
 fn setup(data: &Path, lines: &[&str]) -> Setup {
@@ -123,4 +124,48 @@ async fn a_relay_tells_its_exit_policy_and_a_client_has_none() {
 
     let client = Managed::launch(&setup(&directory.path().join("client"), &[])).await.unwrap();
     assert!(matches!(client.control().exit_policy().await, Err(ControlError::Refused { code: 552, .. })));
+}
+
+#[tokio::test]
+async fn backends_come_and_go_beside_other_services_and_keep_their_keys() {
+    let directory = tempfile::tempdir().unwrap();
+    let theirs = directory.path().join("theirs");
+    let lines = [&*format!("HiddenServiceDir {}", theirs.display()), "HiddenServicePort 80 127.0.0.1:8080"];
+    let tor = Managed::launch(&setup(&directory.path().join("data"), &lines)).await.unwrap();
+    let target = Target::Tcp(([127, 0, 0, 1], 8080).into());
+    let ephemeral = tor.control().add_onion(&OnionService::new(80, target.clone())).await.unwrap();
+    let front = ephemeral.address.clone();
+
+    let base = directory.path().join("a \"strange\" place");
+    let backends = Backends::new(tor.control(), base.clone()).await.unwrap();
+    let backend = |key: Option<&String>| Backend {
+        front: front.clone(),
+        key: key.cloned(),
+        ports: vec![(80, target.clone()), (443, Target::Unix(base.join("socket")))],
+        max_streams: Some(20),
+    };
+    let first = backends.add(&backend(None)).await;
+    let first = first.unwrap_or_else(|error| panic!("{error:?}: {:?}", tor.log()));
+    let second = backends.add(&backend(None)).await.unwrap();
+    assert_ne!(first.address, second.address);
+    let told = tor.control().command("GETCONF HiddenServiceOptions").await.unwrap();
+    let count = |what: &str| told.lines.iter().filter(|line| line.text.contains(what)).count();
+    assert_eq!((count("HiddenServiceDir="), count("HiddenServiceOnionBalanceInstance=1")), (3, 2), "{told:?}");
+    assert!(tor.control().get_info("onions/current").await.unwrap().contains(front.trim_end_matches(".onion")));
+
+    // The same key is the same address; but not twice at a time.
+    assert!(matches!(backends.add(&backend(first.key.as_ref())).await, Err(BackendError::Exists | BackendError::Control(_))));
+    assert!(backends.remove(&first.address).await.unwrap());
+    assert!(!backends.remove(&first.address).await.unwrap());
+    assert_eq!(backends.add(&backend(first.key.as_ref())).await.unwrap(), first);
+
+    assert!(matches!(backends.add(&backend(Some(&"ED25519-V3:abc".to_owned()))).await, Err(BackendError::Key)));
+    let wrong = Backend { front: "example.com".into(), ..backend(None) };
+    assert!(matches!(backends.add(&wrong).await, Err(BackendError::Control(ControlError::Argument(_)))));
+    for onion in [&first, &second] {
+        assert!(backends.remove(&onion.address).await.unwrap());
+    }
+    assert_eq!(std::fs::read_dir(&base).unwrap().count(), 0, "no key is left");
+    assert_eq!(tor.control().get_conf("HiddenServiceDir").await.unwrap().len(), 1, "theirs is still there");
+    tor.stop().await;
 }

@@ -4,7 +4,7 @@ use std::{
     fmt, io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -26,12 +26,19 @@ pub enum Input {
     Bytes(Bytes),
     /// A stream, sent as it comes.
     Stream(Pin<Box<dyn AsyncRead + Send>>),
+    /// A stream of exactly so many bytes, which the node is told before.
+    Exact(u64, Pin<Box<dyn AsyncRead + Send>>),
 }
 
 impl Input {
     /// The input that comes from this.
     pub fn stream(source: impl AsyncRead + Send + 'static) -> Self {
         Self::Stream(Box::pin(source))
+    }
+
+    /// The input that comes from this, which has exactly so many bytes.
+    pub fn exact(bytes: u64, source: impl AsyncRead + Send + 'static) -> Self {
+        Self::Exact(bytes, Box::pin(source))
     }
 }
 
@@ -41,6 +48,7 @@ impl fmt::Debug for Input {
             Self::Empty => "Empty",
             Self::Bytes(_) => "Bytes(…)",
             Self::Stream(_) => "Stream(…)",
+            Self::Exact(..) => "Exact(…)",
         })
     }
 }
@@ -63,19 +71,40 @@ impl RequestBody {
             Input::Empty => Poll::Ready(None),
             Input::Bytes(bytes) => Poll::Ready(Some(Ok(bytes))),
             Input::Stream(mut source) => {
-                let mut chunk = vec![0; CHUNK];
-                let mut buffer = ReadBuf::new(&mut chunk);
-                let polled = source.as_mut().poll_read(context, &mut buffer);
-                let filled = buffer.filled().len();
-                if polled.is_pending() || filled > 0 {
+                let (chunk, goes_on) = read(source.as_mut(), CHUNK, context);
+                if goes_on {
                     self.input = Input::Stream(source);
                 }
-                ready!(polled)?;
-                chunk.truncate(filled);
-                Poll::Ready((filled > 0).then(|| Ok(chunk.into())))
+                chunk
+            }
+            Input::Exact(0, _) => Poll::Ready(None),
+            Input::Exact(left, mut source) => {
+                let most = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+                let (chunk, goes_on) = read(source.as_mut(), most, context);
+                let count = match &chunk {
+                    Poll::Ready(Some(Ok(bytes))) => bytes.len() as u64,
+                    // hyper would take it for the end of the body, and wait for the rest of it.
+                    Poll::Ready(None) => return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into()))),
+                    _ => 0,
+                };
+                if goes_on {
+                    self.input = Input::Exact(left - count, source);
+                }
+                chunk
             }
         }
     }
+}
+
+/// Bytes of a stream, and whether there can be more.
+fn read(source: Pin<&mut (dyn AsyncRead + Send)>, most: usize, context: &mut Context<'_>) -> (Poll<Option<io::Result<Bytes>>>, bool) {
+    let mut chunk = vec![0; most];
+    let mut buffer = ReadBuf::new(&mut chunk);
+    let polled = source.poll_read(context, &mut buffer);
+    let filled = buffer.filled().len();
+    chunk.truncate(filled);
+    let goes_on = polled.is_pending() || filled > 0;
+    (polled.map(|read| read.map(|()| (filled > 0).then(|| chunk.into())).transpose()), goes_on)
 }
 
 impl Body for RequestBody {
@@ -97,7 +126,7 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_none() && matches!(self.input, Input::Empty)
+        self.first.is_none() && matches!(self.input, Input::Empty | Input::Exact(0, _))
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -106,6 +135,7 @@ impl Body for RequestBody {
             Input::Empty => SizeHint::with_exact(first),
             Input::Bytes(bytes) => SizeHint::with_exact(first + bytes.len() as u64),
             Input::Stream(_) => SizeHint::default(),
+            Input::Exact(left, _) => SizeHint::with_exact(first + left),
         }
     }
 }

@@ -4,8 +4,10 @@
 
 mod args;
 mod ask;
+mod balance;
 mod browse;
 mod context;
+mod cover;
 mod detached;
 mod dropbox;
 mod errand;
@@ -15,6 +17,7 @@ mod invoke;
 mod nodes;
 mod place;
 mod policy;
+mod shard;
 mod show;
 mod sink;
 mod store;
@@ -47,7 +50,7 @@ pub(crate) fn main() -> ExitCode {
         let result = tokio::select! {
             biased;
             result = run(&context, args.command) => result,
-            status = interrupted() => Err(Failure::silent(status)),
+            status = interrupted(&context) => Err(Failure::silent(status)),
         };
         context.close().await;
         result
@@ -70,18 +73,28 @@ async fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Shutdown(args) => function::shutdown(context, args).await,
         Command::Browse(args) => browse::run(context, args).await,
         Command::Collect(args) => errand::collect(context, args).await,
+        Command::Cover(args) => cover::run(context, args).await,
         Command::Dropbox(args) => dropbox::run(context, args).await,
+        Command::Shard(args) => shard::run(context, args).await,
+        Command::Balance(args) => balance::run(context, args).await,
     }
 }
 
-/// Completes with the exit status that goes with the signal: 128 and its number, as shells have it.
-async fn interrupted() -> u8 {
+/// Completes with the exit status that goes with the signal: 128 and its number, as shells have it. Where a command has something to say first,
+/// the first signal makes it say that, and the second ends it.
+async fn interrupted(context: &Context) -> u8 {
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
         return std::future::pending().await;
     };
-    tokio::select! {
-        _ = interrupt.recv() => 130,
-        _ = terminate.recv() => 143,
+    loop {
+        let status = tokio::select! {
+            _ = interrupt.recv() => 130,
+            _ = terminate.recv() => 143,
+        };
+        match context.leave() {
+            Some(text) => context.show.say(&text),
+            None => return status,
+        }
     }
 }
 

@@ -140,6 +140,11 @@ impl Client {
         self
     }
 
+    /// How long it waits.
+    pub fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
     /// Told how far each request is.
     #[must_use]
     pub fn watched(mut self, watch: impl Fn(Stage) + Send + Sync + 'static) -> Self {

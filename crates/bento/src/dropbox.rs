@@ -9,14 +9,17 @@ mod link;
 mod pad;
 mod seal;
 mod source;
+mod spool;
 mod upload;
 
 use std::{fmt, io, str::FromStr, time::Duration};
 
 use bento_proto::{InvocationToken, Outcome, Size, Span};
+use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::{Call, Client, ClientError, Input, NodeAddress, Output, json, standard::Room, text, tokens::random};
 
@@ -25,6 +28,7 @@ pub use download::{Download, Origin, Piece};
 pub use link::{DropLink, LinkError, Locked, Opening};
 pub use seal::{FileKey, OpenError, Opener};
 pub use source::{Parcel, Source};
+pub use spool::{Spooled, spool};
 pub use upload::{Upload, Uploaded};
 
 /// Longest answer of a method that tells something: a thousand drops with their metadata.
@@ -61,7 +65,7 @@ impl FromStr for DropId {
     }
 }
 
-/// A Dropbox that is installed on a node.
+/// A Dropbox that is installed on a node, or another function that takes drops.
 #[derive(Clone, Debug)]
 pub struct Dropbox {
     /// The way there.
@@ -70,6 +74,29 @@ pub struct Dropbox {
     pub node: NodeAddress,
     /// The right to use it.
     pub token: InvocationToken,
+    /// What it is.
+    pub taker: Taker,
+}
+
+/// The function that takes drops. What they have in common goes under different names.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Taker {
+    /// Dropbox itself.
+    #[default]
+    Dropbox,
+    /// Shard, which spreads what it took.
+    Shard,
+}
+
+impl Taker {
+    fn method(self, name: &'static str) -> &'static str {
+        match (self, name) {
+            (Self::Shard, "begin") => "stage",
+            (Self::Shard, "put") => "add",
+            (Self::Shard, "finish") => "staged",
+            _ => name,
+        }
+    }
 }
 
 /// A drop as it is announced.
@@ -181,7 +208,7 @@ impl DropError {
     }
 
     /// The function's own words, if they are some that it is known to use.
-    fn of(error: ClientError) -> Self {
+    pub(crate) fn of(error: ClientError) -> Self {
         let ClientError::Ended(Outcome::Failed { error: said, .. }) = &error else { return Self::Client(error) };
         let (name, text) = said.split_once(':').unwrap_or((said, ""));
         let refusal = match name.rsplit('.').next().unwrap_or_default() {
@@ -198,7 +225,7 @@ impl DropError {
     }
 
     /// May the same be tried again, as it is?
-    fn is_passing(&self) -> bool {
+    pub(crate) fn is_passing(&self) -> bool {
         match self {
             Self::Client(ClientError::Refused(problem)) => matches!(problem.code(), "busy" | "stopping"),
             Self::Client(ClientError::Ended(Outcome::Failed { error, .. })) => error.contains("WrongOffset"),
@@ -262,6 +289,21 @@ impl Dropbox {
         if told.sha256 == sha256 { Ok(told.expires) } else { Err(DropError::Refused(DropRefusal::WrongHash)) }
     }
 
+    /// Leaves a drop in one request: all that is seen of it is one upload. The same again sends it again, and changes nothing.
+    ///
+    /// # Errors
+    /// When the stream breaks, there is no room for it, or something else came.
+    pub async fn leave(&self, drop: &Announcement, content: Bytes) -> Result<(), DropError> {
+        #[derive(Deserialize)]
+        struct Finished {
+            sha256: String,
+        }
+        let sha256 = HEXLOWER.encode(&Sha256::digest(&content));
+        let arguments = json!({"drop": drop.id.to_string(), "size": drop.size, "expires": drop.expires.as_secs(), "sha256": sha256});
+        let told: Finished = self.ask("drop", arguments, Input::Bytes(content)).await?;
+        if told.sha256 == sha256 { Ok(()) } else { Err(DropError::Refused(DropRefusal::WrongHash)) }
+    }
+
     /// All drops.
     ///
     /// # Errors
@@ -312,8 +354,9 @@ impl Dropbox {
         self.client.invoke(&self.node, &self.token, call).await.map_err(DropError::of)
     }
 
-    async fn ask<T: DeserializeOwned>(&self, method: &str, arguments: Value, input: Input) -> Result<T, DropError> {
-        let output = self.client.invoke(&self.node, &self.token, call(method, arguments, input)).await.map_err(DropError::of)?;
+    async fn ask<T: DeserializeOwned>(&self, method: &'static str, arguments: Value, input: Input) -> Result<T, DropError> {
+        let call = call(self.taker.method(method), arguments, input);
+        let output = self.client.invoke(&self.node, &self.token, call).await.map_err(DropError::of)?;
         let (bytes, outcome) = output.collect(ANSWER_BYTES_MAX).await?;
         match outcome {
             Outcome::Returned => Ok(json::parse(&bytes, "the Dropbox's answer")?),
@@ -327,7 +370,7 @@ struct Offset {
     offset: u64,
 }
 
-fn call(method: &str, arguments: Value, input: Input) -> Call {
+pub(crate) fn call(method: &str, arguments: Value, input: Input) -> Call {
     let mut call = Call::new(method);
     call.arguments = match arguments {
         Value::Object(map) => map,
@@ -338,7 +381,7 @@ fn call(method: &str, arguments: Value, input: Input) -> Call {
 }
 
 /// At least so much, as a number of MiB that a person can read.
-fn whole_mib(bytes: u64) -> Size {
+pub(crate) fn whole_mib(bytes: u64) -> Size {
     Size::bytes(bytes.checked_next_multiple_of(1 << 20).unwrap_or(u64::MAX))
 }
 

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::{
     AgeIdentity, Bounds, Browse, Client, ClientError, DropError, DropId, DropRefusal, Fetched, Input, NodeAddress, Output, OutputId, Page,
     Standard, Tokens,
-    dropbox::{Download, Dropbox, Locked, Opening, Origin, Piece},
+    dropbox::{Download, Dropbox, Locked, Opening, Origin, Piece, Taker},
     standard::needing,
 };
 
@@ -164,7 +164,8 @@ impl Errand {
     }
 
     async fn fetch(&self, client: &Client, progress: &mut impl FnMut(u64, u64)) -> Result<Vec<u8>, DropError> {
-        let dropbox = Dropbox { client: client.clone(), node: self.dropbox.node.clone(), token: self.dropbox.tokens.invocation.clone() };
+        let (node, token) = (self.dropbox.node.clone(), self.dropbox.tokens.invocation.clone());
+        let dropbox = Dropbox { client: client.clone(), node, token, taker: Taker::Dropbox };
         let opening = Opening { locked: Locked::Age, padded: false, name: None };
         let mut download = Download::new(Origin::Dropbox(dropbox, self.drop), &opening, vec![self.identity.clone()])?;
         let mut padded = Vec::new();

@@ -10,6 +10,7 @@ mod body;
 mod browse;
 mod call;
 mod client;
+mod cover;
 mod detached;
 mod dropbox;
 mod errand;
@@ -17,6 +18,7 @@ mod error;
 mod files;
 mod json;
 mod output;
+mod shard;
 mod standard;
 mod text;
 mod tokens;
@@ -26,15 +28,20 @@ pub use body::Input;
 pub use browse::{Browse, Kind, Missing, Page, Sizes, SizesError};
 pub use call::Call;
 pub use client::{Bounds, Client, Stage};
+pub use cover::{Asker, CoverError, CoverPlan, CoverTraffic, Flow, FlowProgress, Pace, PlanError, Reply, Sent, Shape};
 pub use detached::{Fetched, OutputId};
 pub use dropbox::{
     AgeIdentity, AgeRecipient, Announcement, Download, DropError, DropId, DropLink, DropRefusal, Dropbox, FileKey, LinkError, Locked,
-    OpenError, Opener, Opening, Origin, Parcel, Piece, Source, Told, Upload, Uploaded, age_seal,
+    OpenError, Opener, Opening, Origin, Parcel, Piece, Source, Spooled, Taker, Told, Upload, Uploaded, age_seal, spool,
 };
 pub use errand::{Collected, Errand, ErrandError, Place};
 pub use error::ClientError;
 pub use files::{FilesError, read_bundle};
 pub use output::{Output, Part};
-pub use standard::{Room, Standard, connecting_to, with_room};
+pub use shard::{
+    Candidate, Candidates, Checked, CheckedShard, Drip, Intake, Load, Lost, LostShard, Mode, Next, Portion, Progress, Rebuild, Recipe,
+    RecipeError, SealedFile, Shard, Shards, Shelf, Split, visit_bundle,
+};
+pub use standard::{Balancing, Room, Standard, balancing, connecting_to, with_room};
 pub use text::{line, paragraph};
 pub use tokens::Tokens;

@@ -15,8 +15,14 @@ include!(concat!(env!("OUT_DIR"), "/standard.rs"));
 pub enum Standard {
     /// Fetches a web page and sends it back padded.
     Browser,
+    /// Keeps a flow of one rate, in which pages arrive.
+    Cover,
     /// Keeps files for whoever has its token or a link.
     Dropbox,
+    /// Spreads the load of an onion service over replicas.
+    LoadBalancer,
+    /// Splits a file into shards on other nodes, of which any few rebuild it.
+    Shard,
 }
 
 impl Standard {
@@ -27,7 +33,10 @@ impl Standard {
     pub fn bundle(self) -> Result<Bundle, BundleError> {
         let files = match self {
             Self::Browser => BROWSER,
+            Self::Cover => COVER,
             Self::Dropbox => DROPBOX,
+            Self::LoadBalancer => LOAD_BALANCER,
+            Self::Shard => SHARD,
         };
         Bundle::new(files.iter().map(|(name, content)| ((*name).to_owned(), content.to_vec())).collect())
     }
@@ -77,6 +86,43 @@ pub fn with_room(bundle: Bundle, room: Room) -> Result<Bundle, BundleError> {
     needing(bundle, |needs| needs.extend(raised.into_iter().map(|(key, amount)| (key.to_owned(), toml::Value::String(amount)))))
 }
 
+/// What a load balancer needs, and with it each of its replicas.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Balancing {
+    /// What it keeps: the site above all.
+    pub storage: Size,
+    /// Bytes of all its streams; of a replica's as well.
+    pub traffic: Option<Size>,
+    /// From install to the end.
+    pub lifetime: Span,
+    /// CPU time.
+    pub cpu: Option<Span>,
+    /// Most replicas.
+    pub installs: u32,
+    /// Bytes each second.
+    pub rate: Option<Size>,
+}
+
+/// The load balancer with these needs.
+///
+/// # Errors
+/// When that makes no manifest.
+pub fn balancing(bundle: Bundle, wanted: Balancing) -> Result<Bundle, BundleError> {
+    needing(bundle, |needs| {
+        let mut put = |key: &str, amount: Option<String>| {
+            if let Some(amount) = amount {
+                needs.insert(key.to_owned(), toml::Value::String(amount));
+            }
+        };
+        put("storage", Some(wanted.storage.to_string()));
+        put("traffic", wanted.traffic.map(|size| size.to_string()));
+        put("lifetime", Some(wanted.lifetime.to_string()));
+        put("cpu", wanted.cpu.map(|span| span.to_string()));
+        put("rate", wanted.rate.map(|size| format!("{size}/s")));
+        needs.insert("installs".to_owned(), i64::from(wanted.installs).into());
+    })
+}
+
 /// The same function with other needs in its manifest.
 pub(crate) fn needing(bundle: Bundle, change: impl FnOnce(&mut toml::Table)) -> Result<Bundle, BundleError> {
     let mut files = bundle.files;
@@ -118,14 +164,42 @@ mod tests {
     }
 
     #[test]
+    fn a_load_balancer_asks_for_as_many_replicas_as_it_may_have() {
+        let wanted = Balancing {
+            storage: Size::mib(3),
+            traffic: None,
+            lifetime: Span::seconds(3600),
+            cpu: None,
+            installs: 7,
+            rate: Some(Size::bytes(300_000)),
+        };
+        let before = Standard::LoadBalancer.bundle().unwrap();
+        assert!(before.files.iter().any(|(name, _)| name == "replica/replica.py"));
+        let after = balancing(before.clone(), wanted).unwrap().manifest.needs;
+        assert_eq!((after.storage, after.lifetime, after.installs), (wanted.storage, wanted.lifetime, 7));
+        assert_eq!((after.traffic, after.rate.bytes_per_second()), (before.manifest.needs.traffic, 300_000));
+    }
+
+    #[test]
     fn the_standard_functions_are_bundles_and_travel() {
-        for (standard, name, method) in [(Standard::Browser, "browser", "page"), (Standard::Dropbox, "dropbox", "visit")] {
+        for (standard, name, method) in [
+            (Standard::Browser, "browser", "page"),
+            (Standard::Cover, "cover", "stream"),
+            (Standard::Dropbox, "dropbox", "visit"),
+            (Standard::LoadBalancer, "load-balancer", "setup"),
+            (Standard::Shard, "shard", "spread"),
+        ] {
             let bundle = standard.bundle().unwrap();
             assert_eq!(bundle.manifest.name, name);
             assert!(bundle.manifest.methods.iter().any(|one| one == method));
             assert!(bundle.pack().is_ok());
-            assert!(bundle.files.iter().all(|(name, _)| !name.contains('/')));
+            // With no more than its own: neither tests nor what only its author reads.
+            let within = |name: &str| !name.contains('/') || name.starts_with("dropbox/") || name.starts_with("replica/");
+            assert!(bundle.files.iter().all(|(name, _)| within(name) && !name.contains("test") && !name.ends_with(".md")));
         }
+        let bundle = Standard::Shard.bundle().unwrap();
+        let own: Vec<&str> = bundle.files.iter().map(|(name, _)| name.as_str()).filter(|name| name.contains('/')).collect();
+        assert_eq!(own, ["dropbox/dropbox.py", "dropbox/manifest.toml"]);
         // What its page is made of is no code, and travels as well.
         let bundle = Standard::Dropbox.bundle().unwrap();
         assert_eq!(bundle.files.iter().filter(|(name, _)| name.starts_with("page.")).count(), 4);

@@ -6,16 +6,19 @@ mod fake;
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use bento::{
     Announcement, Client, ClientError, Download, DropError, DropId, DropLink, DropRefusal, Dropbox, FileKey, Locked, OpenError, Opening,
-    Origin, Parcel, Piece, Source, Tokens, Upload,
+    Origin, Parcel, Piece, Source, Taker, Tokens, Upload,
 };
-use fake::{FakeNode, dropbox::Shared};
+use fake::{
+    FakeNode,
+    dropbox::Shared,
+    home::{Home, text},
+};
 
 const SIZE: usize = 300_000;
 
@@ -46,7 +49,7 @@ impl Sent {
         let drop = Announcement { id: DropId::mint().unwrap(), size: parcel.size(), expires, gets, name: None };
         let (node, state) = fake::dropbox::start().await;
         let token = Tokens::mint().unwrap().invocation;
-        let dropbox = Dropbox { client: Client::direct(), node: node.node(), token };
+        let dropbox = Dropbox { client: Client::direct(), node: node.node(), token, taker: Taker::Dropbox };
         Self { _directory: directory, path, key, parcel, drop, node, state, dropbox }
     }
 
@@ -156,48 +159,6 @@ async fn what_was_never_reached_fails_at_once() {
     let origin = Origin::Dropbox(sent.dropbox.clone(), sent.drop.id);
     assert!(matches!(sent.fetch(origin).await, Err(DropError::Client(ClientError::NotThere(_)))));
     assert!(begin.elapsed() < Duration::from_secs(5));
-}
-
-/// A person's home.
-struct Home(tempfile::TempDir);
-
-impl Home {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_bento"));
-        command.current_dir(self.0.path()).env_clear().env("HOME", self.0.path()).args(words);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    fn run(&self, words: &[&str]) -> Output {
-        self.command(words).output().unwrap()
-    }
-
-    fn good(&self, words: &[&str]) -> String {
-        let output = self.run(words);
-        assert_eq!(output.status.code(), Some(0), "{words:?}: {}", text(&output.stderr));
-        text(&output.stdout)
-    }
-
-    fn json(&self, words: &[&str]) -> serde_json::Value {
-        serde_json::from_str(&self.good(&[words, &["--json"]].concat())).unwrap()
-    }
-
-    fn kept(&self) -> String {
-        fs::read_to_string(self.path(".local/share/bento/functions.json")).unwrap()
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 /// A node in a runtime of its own, for programs that run beside it.

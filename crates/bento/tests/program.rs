@@ -8,7 +8,7 @@ use std::{
     fs,
     io::Write as _,
     os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -88,12 +88,7 @@ impl Home {
     }
 
     fn compare(&self, name: &str) {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-        if std::env::var_os("BENTO_GOLDEN").is_some() {
-            fs::write(&path, &self.transcript).unwrap();
-        }
-        let golden = fs::read_to_string(&path).unwrap_or_default();
-        assert!(golden == self.transcript, "{name} differs. It is now:\n{}", self.transcript);
+        fake::home::compare(name, &self.transcript);
     }
 }
 
@@ -110,9 +105,17 @@ fn the_help_of_every_command() {
     let mut home = Home::new(good);
     home.see("");
     home.see("--help");
+    let balance = ["balance", "balance up", "balance status", "balance down"];
+    let cover = ["cover", "cover run", "cover send", "cover status"];
     let dropbox = ["dropbox", "dropbox put", "dropbox get", "dropbox list", "dropbox rm"];
-    for command in
-        ["nodes", "policy", "install", "invoke", "output", "renew", "run", "status", "shutdown", "browse"].into_iter().chain(dropbox)
+    let shard = ["put", "get", "repair", "check", "renew", "list", "rm"].map(|command| format!("shard {command}"));
+    let shard = std::iter::once("shard").chain(shard.iter().map(String::as_str));
+    for command in ["nodes", "policy", "install", "invoke", "output", "renew", "run", "status", "shutdown", "browse"]
+        .into_iter()
+        .chain(cover)
+        .chain(dropbox)
+        .chain(shard)
+        .chain(balance)
     {
         home.see(&format!("{command} --help"));
     }
@@ -134,6 +137,19 @@ fn a_bad_command_line_says_what_and_what_next() {
         "browse site.example --bucket 1000 --sizes 20000",
         "browse site.example --json -o -",
         "browse site.example",
+        "browse site.example --cover",
+        "browse site.example --cover 'Not A Name'",
+        "browse site.example --cover --node NODE",
+        "cover run NODE --rate 50",
+        "cover run NODE --rate 10MiB/s",
+        "cover run NODE --for 10s",
+        "cover run NODE --ramp 20min",
+        "cover run NODE --low-data --rate 4KiB/s",
+        "cover run NODE --name 'Not A Name'",
+        "cover send NODE --circuits 101",
+        "cover send NODE --frames 0",
+        "cover send NODE --machine 02e --shape poisson",
+        "cover send NODE --sink NODE --to 192.0.2.7:9000",
         "dropbox put nowhere --node NODE",
         "dropbox put hello --node NODE",
         "dropbox put hello/function.py --at dropbox",
@@ -154,6 +170,30 @@ fn a_bad_command_line_says_what_and_what_next() {
         "dropbox list dropbox",
         "dropbox rm abc",
         "dropbox rm abcd",
+        "shard put",
+        "shard put nowhere",
+        "shard put hello",
+        "shard put hello/function.py --need 3 --of 2",
+        "shard put hello/function.py --of 200",
+        "shard put hello/function.py --mode raid",
+        "shard put hello/function.py --pad 0",
+        "shard put hello/function.py --over 6h --pad 10",
+        "shard put hello/function.py --over soon",
+        "shard put hello/function.py --each 100000",
+        "shard put hello/function.py --over 6h --each 10",
+        "shard put hello/function.py --over 6h --resume",
+        "shard put hello/function.py --recipe hello",
+        "shard put hello/function.py --recipe nowhere/recipe",
+        "shard put hello/function.py",
+        "shard put --resume",
+        "shard put --resume nowhere",
+        "shard get nowhere",
+        "shard get ./nowhere",
+        "shard get hello/manifest.toml",
+        "shard repair nowhere",
+        "shard check nowhere",
+        "shard renew nowhere",
+        "shard rm nowhere",
         "nodes add Anna NODE",
         "nodes add anna example.org",
         "nodes add anna pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryc.onion",

@@ -60,6 +60,12 @@ class World:
         content[at % len(content)] ^= 1
 
 
+def keep_only(world: World, recipe: dict, numbers: object) -> None:
+    """Only the nodes of these shards can be reached."""
+    for entry in recipe["shards"]:
+        world.nodes[entry["node"]].down = entry["number"] not in numbers
+
+
 @pytest.fixture
 def world() -> World:
     return World(8)

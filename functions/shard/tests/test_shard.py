@@ -6,7 +6,7 @@ import json
 import random
 
 import pytest
-from conftest import ROOT, World
+from conftest import ROOT, World, keep_only
 
 import shard
 import shelves
@@ -14,11 +14,6 @@ from bento.api import Unreachable
 from shard import BadRecipe, CutOff, NotEnoughNodes, TooFewShards
 
 DATA = random.Random(7).randbytes(100_000)
-
-
-def keep_only(world: World, recipe: dict, numbers: object) -> None:
-    for entry in recipe["shards"]:
-        world.nodes[entry["node"]].down = entry["number"] not in numbers
 
 
 def test_any_k_of_n_rebuild_the_file(world, mode):

@@ -133,9 +133,14 @@ class FakeApi(Api):
         """The next invocation of the same function: with the same store, links, nodes and hosts."""
         api = FakeApi(input, hosts=self._hosts, allow=self._allow, store=self.kept, links=self.links)
         api._composed, api._manifest = self._composed, self._manifest
-        api.session = self.session
-        api.session.connect = api._connect_by_tor
+        api.share(self.session)
         return api
+
+    def share(self, session: FakeSession) -> None:
+        """Has the same part of Tor as other invocations of the same process."""
+        self.session.tor.sessions.remove(self.session)
+        self.session = session
+        session.connect = self._connect_by_tor
 
     @property
     def written(self) -> bytes:

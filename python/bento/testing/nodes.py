@@ -17,6 +17,7 @@ from pathlib import Path
 from bento.api import check_ran
 from bento.testing.answers import Failure, received, served
 from bento.testing.store import FakeStore
+from bento.testing.tor import FakeTor
 
 _numbers = itertools.count(1)
 _loading = threading.Lock()
@@ -39,7 +40,23 @@ class Installed:
         self.manifest = tomllib.loads((home / "manifest.toml").read_text())
         self.store = FakeStore(bytes_of(self.manifest.get("needs", {}).get("storage", "0 B")))
         self.links: dict = {}
+        # Of its process, so to say: what runs of it, and what it has of its node's Tor.
+        self.session: object = None
+        self.streams: list[_socket.socket] = []
         self.module = _loaded(home, self.manifest.get("code", "function.py"))
+
+    def kill(self) -> None:
+        """Ends its process, as `kill -9` does: what runs of it is lost, and the next invocation starts it anew."""
+        if self.session is not None:
+            self.session.close()
+            self.session = None
+        for stream in self.streams:
+            try:
+                stream.shutdown(_socket.SHUT_RDWR)
+            except OSError:
+                pass  # It has ended by itself.
+        self.streams.clear()
+        self.module = _loaded(self.directory, self.manifest.get("code", "function.py"))
 
     @property
     def directory(self) -> Path:
@@ -48,17 +65,25 @@ class Installed:
 
 
 class FakeNode:
-    """Another node.
+    """Another node, with this Tor.
 
     `down`: whether it can be reached at all. `functions` has what is installed there, by invocation token. `nodes`: the nodes that
     functions there reach. `before(method, arguments)` is called before each invocation; what it raises happens to the invocation: an
-    `Unreachable` breaks its connection. `invoked` counts invocations by method.
+    `Unreachable` breaks its connection. `invoked` counts invocations by method. `tor`: the Tor of its functions, which nodes may share.
     """
 
-    def __init__(self, name: str = "a node", *, nodes: "Mapping[str, FakeNode] | None" = None, functions_max: int = 50) -> None:
+    def __init__(
+        self,
+        name: str = "a node",
+        *,
+        nodes: "Mapping[str, FakeNode] | None" = None,
+        functions_max: int = 50,
+        tor: "FakeTor | None" = None,
+    ) -> None:
         self.name = name
         self.nodes = dict(nodes or {})
         self.functions_max = functions_max
+        self.tor = tor
         self.down = False
         self.functions: dict[str, Installed] = {}
         self.before: Callable[[str, dict], object] | None = None
@@ -87,7 +112,12 @@ class FakeNode:
         try:
             if self.before is not None:
                 self.before(method, arguments)
-            api = FakeApi.from_manifest(function.directory, stream=stream, store=function.store, nodes=self.nodes, links=function.links)
+            api = FakeApi.from_manifest(function.directory, stream=stream, store=function.store, nodes=self.nodes, links=function.links, tor=self.tor)
+            if function.session is None:
+                function.session = api.session
+            else:
+                api.share(function.session)
+            function.streams.append(stream)
             check_ran(getattr(function.module, method)(api, **arguments))
         except ConnectionError as error:
             return {"outcome": "lost", "text": str(error)}
@@ -102,6 +132,7 @@ class FakeNode:
         for token, function in list(self.functions.items()):
             if function.shutdown == shutdown:
                 del self.functions[token]
+                function.kill()
                 return
         raise Failure("refused", "no function answers to this token")
 
@@ -186,6 +217,31 @@ class Composed:
         ended = threading.Event()
         self._outcomes[number] = (outcome, ended)
 
+        def detached(stream: _socket.socket) -> None:
+            data = received(stream)
+            near, far = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+
+            def run_on() -> None:
+                found.invoke(invocation, method, arguments, near)
+                near.close()
+
+            def feed() -> None:
+                # Nobody asks here what it wrote; it is read off.
+                try:
+                    far.sendall(data)
+                    far.shutdown(_socket.SHUT_WR)
+                    while far.recv(65_536):
+                        pass
+                except OSError:
+                    pass
+                far.close()
+
+            for work in (run_on, feed):
+                threading.Thread(target=work, daemon=True).start()
+            outcome["outcome"] = "detached"
+            stream.shutdown(_socket.SHUT_WR)
+            ended.set()
+
         def run(stream: _socket.socket) -> None:
             try:
                 outcome.update(found.invoke(invocation, method, arguments, stream))
@@ -197,7 +253,7 @@ class Composed:
             finally:
                 ended.set()
 
-        return {"invocation": number}, served(run)
+        return {"invocation": number}, served(run if detach is None else detached)
 
 
 def _token(kind: str) -> str:

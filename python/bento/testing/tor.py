@@ -26,6 +26,9 @@ ACCEPT_SECONDS = 20.0
 
 DESCRIPTOR_BYTES_MAX = 50_000
 
+FRONT_BACKENDS_MAX = 64
+"""Most backends of a front."""
+
 _FINGERPRINT = re.compile("[0-9A-Fa-f]{40}")
 
 
@@ -50,13 +53,14 @@ class _Service:
     ports: list[int]
     client_auth: list[str]
     coming: queue.Queue
+    front: str | None = None
 
 
 class FakeTor:
     """A network of these relays (or of eight exits), and what functions do with it.
 
     `descriptors`: those of onion services by address, for `tor.descriptor`; what functions publish is added. `consensus`: what
-    `tor.consensus` answers. `visit(address, port)` comes to a function's onion service as a client does. `fail(circuit's path)` ends
+    `tor.consensus` answers. `fronts`: the backends of each front that was published, with their weights. `visit(address, port)` comes to a function's onion service as a client does. `fail(circuit's path)` ends
     circuits that have this path, as a relay that goes away does. `down` is set while there is no Tor: `stop()` and `start()`.
     """
 
@@ -69,12 +73,20 @@ class FakeTor:
         }  # fmt: skip
         self.down = False
         self.sessions: list[FakeSession] = []
+        self.fronts: dict[str, list[tuple[str, int]]] = {}
+        self._came: dict[tuple[str, str], int] = {}
 
     def visit(self, address: str, port: int) -> _socket.socket:
-        """Connects to an onion service of a function as a client does."""
-        for session in self.sessions:
-            for service in session.services.values():
-                if service.address == address and port in service.ports:
+        """Connects to an onion service of a function as a client does; to a front's backends in turn, by weight."""
+        front = None
+        if address in self.fronts:
+            front = address
+            address, _ = min(self.fronts[front], key=lambda one: (self._came.get((front, one[0]), 0) + 1) / one[1])
+            self._came[front, address] = self._came.get((front, address), 0) + 1
+        for session in list(self.sessions):
+            for service in list(session.services.values()):
+                # One that was not told of the front cannot answer its clients.
+                if service.address == address and port in service.ports and front in (None, service.front):
                     near, far = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
                     try:
                         service.coming.put_nowait((port, far))
@@ -260,6 +272,7 @@ class FakeSession:
         max_streams: int | None = None,
         client_auth: Iterable[str] = (),
         pow: dict | None = None,
+        front: str | None = None,
         published: bool = True,
     ) -> tuple[object, None]:
         if not 1 <= len(ports) <= 16 or len(set(ports)) < len(ports) or not all(isinstance(port, int) and 0 < port < 65_536 for port in ports):
@@ -269,12 +282,11 @@ class FakeSession:
         given = f"ED25519-V3:{base64.b64encode(secrets.token_bytes(64)).decode()}" if key is None else key
         if not re.fullmatch(r"ED25519-V3:[A-Za-z0-9+/]{86}==", given):
             raise Failure("bad-call", "a key is of the form ED25519-V3:…, as Tor writes it")
-        # The same key, the same address; nobody can tell the one from the other here either.
-        address = base64.b32encode(hashlib.sha512(given.encode()).digest()[:35]).decode().lower() + ".onion"
+        address = _address(given)
         if any(service.address == address for session in self.tor.sessions for service in session.services.values()):
             raise Failure("busy", "there is an onion service of this address at this node")
         number = self._number("service")
-        self.services[number] = _Service(address, list(ports), list(client_auth), queue.Queue(BACKLOG))
+        self.services[number] = _Service(address, list(ports), list(client_auth), queue.Queue(BACKLOG), front)
         self.tell({"event": "service", "service": number, "status": "uploaded", "hsdir": self.tor.relays[0]["fingerprint"]})
         return {"service": number, "address": address, "key": None if discard_key else given, "published": published}, None
 
@@ -331,6 +343,24 @@ class FakeSession:
 
         return None, served(take)
 
+    def call_front(self, key: str | None, backends: list[list], clients: list[str]) -> tuple[object, None]:
+        given = f"ED25519-V3:{base64.b64encode(secrets.token_bytes(64)).decode()}" if key is None else key
+        if len(backends) > FRONT_BACKENDS_MAX or any(not isinstance(weight, int) or not 0 <= weight <= 1_000_000 for _, weight in backends):
+            raise Failure("bad-call", f"a front has at most {FRONT_BACKENDS_MAX} backends, each with a weight of 0 to 1,000,000")
+        answer: dict = {"address": _address(given), "key": given, "backends": [], "periods": [], "fetched": False, "again": 3600.0}
+        there = {service.address for session in self.tor.sessions for service in session.services.values()}
+        for address, weight in backends:
+            found = address in there
+            answer["backends"].append({"address": address, "points": 3 if found else 0, "missing": None if found else "nobody has its descriptor"})
+        named = [(address, weight) for address, weight in backends if address in there and weight]
+        if named:
+            self.tor.fronts[answer["address"]] = named
+            took = [entry["fingerprint"] for entry in self.tor.relays if "HSDir" in entry["flags"]]
+            answer |= {"periods": [{"took": took, "refused": [], "silent": []}] * 2, "fetched": True}
+        elif backends:
+            raise Failure("missing", "no backend has an introduction point to give")
+        return answer, None
+
     def call_connect(self, host: str, port: int, isolation: str | None = None) -> tuple[object, _socket.socket]:
         if isolation is not None and len(isolation.encode()) > 100:
             raise Failure("bad-call", "an isolation has at most 100 bytes")
@@ -344,8 +374,13 @@ class FakeSession:
 
 _VERBS = frozenset(
     ("relays", "consensus", "circuit", "path", "extend", "close_circuit", "circuit_connect", "connect", "onion_service", "accept")
-    + ("close_service", "descriptor", "publish", "events")
+    + ("close_service", "descriptor", "publish", "front", "events")
 )
+
+
+def _address(key: str) -> str:
+    # The same key, the same address; nobody can tell the one from the other here either.
+    return base64.b32encode(hashlib.sha512(key.encode()).digest()[:35]).decode().lower() + ".onion"
 
 
 def _end(descriptor: int, inode: int) -> None:

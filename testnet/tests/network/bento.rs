@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use bento_tor::{Auth, ControlAddr, ControlError, Controller, Socks};
 use testnet::{
     Trouble,
     bento::{Node, Site},
@@ -36,6 +37,57 @@ impl Bento {
     }
 }
 
+/// A node that lets functions use its Tor, and the control port of that tor, to look at it from outside.
+pub(crate) struct Lender {
+    pub(crate) node: Node,
+    control: PathBuf,
+}
+
+impl Lender {
+    pub(crate) async fn start(world: &World, name: &str) -> Result<Self, Trouble> {
+        let directory = world.scratch.path().join(name);
+        let control = directory.join("control");
+        let own = [format!("ControlSocket {}", control.display()), "CookieAuthentication 0".to_owned()];
+        let lines: Vec<String> = world.network.torrc_lines().iter().chain(&own).map(|line| format!("{line:?}")).collect();
+        let tor = format!("lines = [{}]", lines.join(", "));
+        let node = Node::start_with(&world.network, &directory, name, "tor", LENT, &tor).await?;
+        let lender = Self { node, control };
+        let relays = world.network.relays().iter().filter(|relay| relay.fingerprint.is_some()).count();
+        let known = tokio::time::timeout(COMMAND_DEADLINE, lender.knows(relays)).await;
+        let trouble = Trouble::doing("waiting for a tor that knows all relays");
+        match known {
+            Ok(Ok(())) => Ok(lender),
+            Ok(Err(error)) => Err(trouble(std::io::Error::other(error))),
+            Err(_) => Err(trouble(std::io::ErrorKind::TimedOut.into())),
+        }
+    }
+
+    /// Waits until its tor knows so many relays: the first consensus of a network that was started again lacks some.
+    async fn knows(&self, relays: usize) -> Result<(), ControlError> {
+        let tor = self.tor().await?;
+        let mut events = tor.events(&["NEWCONSENSUS"]).await?;
+        while tor.consensus().await?.relays.iter().filter(|relay| relay.ed25519.is_some()).count() < relays {
+            events.next().await?;
+        }
+        Ok(())
+    }
+
+    /// Its tor, as whoever else may control it sees it.
+    pub(crate) async fn tor(&self) -> Result<Controller, ControlError> {
+        Controller::connect(&ControlAddr::Unix(self.control.clone()), &Auth::Automatic).await
+    }
+
+    /// Circuits of functions, by their paths.
+    pub(crate) async fn circuits(&self) -> Result<Vec<Vec<String>>, ControlError> {
+        let circuits = self.tor().await?.circuits().await?;
+        let of_functions = circuits.into_iter().filter(|circuit| circuit.purpose == "CONTROLLER");
+        Ok(of_functions.map(|circuit| circuit.path.iter().map(|hop| hop.fingerprint.to_string()).collect()).collect())
+    }
+}
+
+/// What such a node offers.
+pub(crate) const LENT: &str = "calls = [\"tor.*\", \"net.connect\"]\ncircuits = 40\nonion_services = 3\ninvocations = 4\n";
+
 /// What a command of the client said.
 pub(crate) struct Said {
     pub(crate) status: Option<i32>,
@@ -60,22 +112,33 @@ impl Said {
 }
 
 /// One person with files of their own.
-pub(crate) struct Person<'a> {
-    world: &'a World,
+pub(crate) struct Person {
     pub(crate) home: PathBuf,
+    socks: String,
 }
 
-impl<'a> Person<'a> {
-    pub(crate) fn new(world: &'a World, name: &str) -> Self {
+impl Person {
+    pub(crate) fn new(world: &World, name: &str) -> Self {
+        Self::by(world, name, world.network.client_socks().to_string())
+    }
+
+    /// One who has a Tor of their own.
+    pub(crate) fn over(world: &World, name: &str, socks: &Socks) -> Self {
+        let text = socks.to_string();
+        Self::by(world, name, if text.starts_with('/') { format!("unix:{text}") } else { text })
+    }
+
+    fn by(world: &World, name: &str, socks: String) -> Self {
         let home = world.scratch.path().join(format!("home-{name}"));
         fs::create_dir_all(&home).expect("a home");
-        Self { world, home }
+        Self { home, socks }
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary("bento").expect("bento is built"));
-        command.args(arguments).args(["--socks", &self.world.network.client_socks().to_string()]).current_dir(&self.home);
+        command.args(arguments).args(["--socks", &self.socks]).current_dir(&self.home);
         command.env("XDG_DATA_HOME", self.home.join("data")).env("XDG_CONFIG_HOME", self.home.join("config"));
+        command.env("XDG_RUNTIME_DIR", self.home.join("run"));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         command
     }

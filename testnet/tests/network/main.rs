@@ -22,8 +22,14 @@ fn main() -> ExitCode {
         cases::pages::CASES,
         cases::offline::CASES,
         cases::drops::CASES,
+        cases::cover::CASES,
+        cases::shards::CASES,
         cases::kills::CASES,
+        cases::broker::CASES,
         cases::faults::CASES,
+        cases::stem::CASES,
+        cases::balance::CASES,
+        cases::replicas::CASES,
     ]
     .concat();
 

@@ -8,17 +8,18 @@ use std::time::{Duration, Instant};
 use bento_tor::{Isolation, Managed, Setup, Socks, SocksError, Stream, find_tor};
 use libtest_mimic::Failed;
 use tempfile::TempDir;
-use testnet::{Network, default_directory};
+use testnet::{Network, bento::SharedTor, default_directory};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 
-use crate::bento::Bento;
+use crate::bento::{Bento, Lender};
+use crate::cases::stem::Plain;
 
-/// Longest a case may take. Each waits for Tor a few times.
-const CASE_DEADLINE: Duration = Duration::from_secs(120);
+/// Longest a case may take. Each waits for Tor a few times, and one watches a flow of a minute, if need be twice.
+const CASE_DEADLINE: Duration = Duration::from_secs(300);
 
 /// Longest one stream may take to open.
 pub(crate) const STREAM_DEADLINE: Duration = Duration::from_secs(30);
@@ -42,6 +43,9 @@ pub(crate) struct World {
     /// A directory for the cases, gone at the end.
     pub(crate) scratch: TempDir,
     bento: OnceCell<Bento>,
+    lender: OnceCell<Lender>,
+    plain: OnceCell<Plain>,
+    shared: OnceCell<SharedTor>,
 }
 
 impl World {
@@ -49,7 +53,8 @@ impl World {
         let runtime = Runtime::new().expect("a runtime");
         let directory = std::env::var_os("BENTO_TESTNET").map_or_else(default_directory, Into::into);
         let network = runtime.block_on(Network::up(&directory, |line| eprintln!("testnet: {line}"))).expect("a network");
-        Self { runtime, network, scratch: tempfile::tempdir().expect("a directory"), bento: OnceCell::new() }
+        let scratch = tempfile::tempdir().expect("a directory");
+        Self { runtime, network, scratch, bento: OnceCell::new(), lender: OnceCell::new(), plain: OnceCell::new(), shared: OnceCell::new() }
     }
 
     pub(crate) fn run(&self, name: &str, case: fn(&World) -> Running<'_>) -> Result<(), Failed> {
@@ -64,6 +69,15 @@ impl World {
             if let Some(bento) = self.bento.take() {
                 tokio::join!(bento.direct.program.stop(), bento.tor.program.stop(), bento.site.program.stop());
             }
+            if let Some(plain) = self.plain.take() {
+                plain.end().await;
+            }
+            if let Some(lender) = self.lender.take() {
+                lender.node.program.stop().await;
+            }
+            if let Some(shared) = self.shared.take() {
+                shared.stop().await;
+            }
             self.network.down().await;
         });
     }
@@ -71,6 +85,22 @@ impl World {
     /// The website and the nodes, started by the first case that needs them.
     pub(crate) async fn bento(&self) -> Result<&Bento, testnet::Trouble> {
         self.bento.get_or_try_init(|| Bento::start(self)).await
+    }
+
+    /// A node that lets functions use its Tor, started by the first case that needs it.
+    pub(crate) async fn lender(&self) -> Result<&Lender, testnet::Trouble> {
+        self.lender.get_or_try_init(|| Lender::start(self, "lender")).await
+    }
+
+    /// A `tor` for cases with many nodes, started by the first case that needs it.
+    pub(crate) async fn shared_tor(&self) -> Result<&SharedTor, testnet::Trouble> {
+        let directory = self.scratch.path().join("shared");
+        self.shared.get_or_try_init(|| SharedTor::start(&self.network, &directory)).await
+    }
+
+    /// A `tor` with a control port, started by the first case that needs it.
+    pub(crate) async fn plain(&self) -> Result<&Plain, Error> {
+        self.plain.get_or_try_init(|| Plain::start(self)).await
     }
 
     /// The client's SOCKS port.
@@ -135,14 +165,23 @@ impl Drop for Web {
 
 /// Fetches `/` and gives the body.
 pub(crate) async fn fetch(socks: &Socks, host: &str, port: u16, isolation: &str) -> Result<String, SocksError> {
+    fetch_path(socks, host, port, "/", isolation).await
+}
+
+/// Fetches a path and gives the body.
+pub(crate) async fn fetch_path(socks: &Socks, host: &str, port: u16, path: &str, isolation: &str) -> Result<String, SocksError> {
     let mut stream = socks.connect(host, port, &Isolation::new(isolation), STREAM_DEADLINE).await?;
-    get(&mut stream, host).await.map_err(SocksError::Broken)
+    get_path(&mut stream, host, path).await.map_err(SocksError::Broken)
 }
 
 /// Speaks one HTTP exchange over a stream.
 pub(crate) async fn get(stream: &mut Stream, host: &str) -> std::io::Result<String> {
+    get_path(stream, host, "/").await
+}
+
+async fn get_path(stream: &mut Stream, host: &str, path: &str) -> std::io::Result<String> {
     let exchange = async {
-        stream.write_all(format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
         let mut reply = String::new();
         stream.read_to_string(&mut reply).await?;
         Ok(reply.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())

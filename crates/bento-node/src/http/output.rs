@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     container::Container,
+    cpu::Cpu,
     detached::Running,
     keep::blocking,
     meter::{Meter, Way},
@@ -95,7 +96,7 @@ pub(super) async fn detach(
         // Taken back when anything below goes wrong.
         let begun = Begun { container: Arc::clone(&container), id: id.0.clone() };
         let store = outputs(&container, &key).await?;
-        if state(&store, &id).await?.is_some() {
+        if state(&container.cpu, &store, &id).await?.is_some() {
             drain(&mut body, idle).await;
             return Ok(accepted.into_response());
         }
@@ -129,7 +130,7 @@ async fn begin(
 ) -> Result<(), Failure> {
     let container = Arc::clone(&begun.container);
     let (kept, name) = (store.clone(), id.0.clone());
-    let writer = blocking(move || {
+    let writer = container.cpu.work(move || {
         if kept.list("", None, 2 * OUTPUTS_MAX)?.0.len() >= 2 * OUTPUTS_MAX {
             return Err(StoreError::Busy);
         }
@@ -173,13 +174,13 @@ impl Drop for Begun {
 
 /// Keeps what comes of an invocation, and at last how it ended.
 async fn collect(mut output: Output, mut writer: Writer, store: Store, id: OutputId, running: Arc<Running>, begun: Begun) {
-    let state = id.state();
+    let (state, cpu) = (id.state(), Arc::clone(&begun.container.cpu));
     let outcome = loop {
         match output.next().await {
             Event::End(outcome) => break outcome,
             Event::Data(data) => {
                 let bytes = data.len();
-                match blocking(move || Ok((writer.write(&data), writer))).await {
+                match cpu.work(move || Ok((writer.write(&data), writer))).await {
                     Ok((Ok(()), rest)) => writer = rest,
                     Ok((Err(StoreError::Full { .. }), rest)) => {
                         writer = rest;
@@ -200,7 +201,7 @@ async fn collect(mut output: Output, mut writer: Writer, store: Store, id: Outpu
         return;
     }
     drop(output);
-    let outcome = match blocking(move || writer.commit()).await {
+    let outcome = match cpu.work(move || writer.commit()).await {
         Ok(_) => outcome,
         Err(error) => failed(&error),
     };
@@ -224,9 +225,9 @@ async fn forget_state(store: Store, id: OutputId) {
 }
 
 /// How an invocation ended: as text; nothing if there was none.
-async fn state(store: &Store, id: &OutputId) -> Result<Option<Vec<u8>>, Failure> {
+async fn state(cpu: &Arc<Cpu>, store: &Store, id: &OutputId) -> Result<Option<Vec<u8>>, Failure> {
     let (store, name) = (store.clone(), id.state());
-    let read = blocking(move || {
+    let read = cpu.serve(move || {
         let (mut reader, mut text) = (store.reader(&name, 0, None)?, Vec::new());
         while let Some(piece) = reader.piece()? {
             text.extend_from_slice(&piece);
@@ -280,14 +281,14 @@ pub(super) async fn fetch(
         }
     }
     let store = outputs(&container, &key).await?;
-    let outcome = state(&store, &id).await?.ok_or_else(none)?;
+    let outcome = state(&container.cpu, &store, &id).await?.ok_or_else(none)?;
     let outcome = serde_json::from_slice(&outcome)
         .unwrap_or(Outcome::Failed { error: "the node was stopped before the method returned".into(), traceback: String::new() });
     let name = id.0.clone();
     let (reader, size, part) = match range(&headers) {
-        None => (open(&store, name, 0, None).await?, None, false),
+        None => (open(&container.cpu, &store, name, 0, None).await?, None, false),
         Some((from, to)) => {
-            let reader = open(&store, name, from, to.map(|to| (to - from).saturating_add(1))).await?;
+            let reader = open(&container.cpu, &store, name, from, to.map(|to| (to - from).saturating_add(1))).await?;
             (reader, Some(from), true)
         }
     };
@@ -302,7 +303,7 @@ pub(super) async fn fetch(
         return Ok(response);
     }
     let body = Body::new(StreamBody::new(futures_util::stream::unfold(
-        Kept { reader: Some(reader), rest: Bytes::new(), meter: Arc::clone(&container.meter) },
+        Kept { reader: Some(reader), rest: Bytes::new(), meter: Arc::clone(&container.meter), cpu: Arc::clone(&container.cpu) },
         Kept::step,
     )));
     let mut response = body.into_response();
@@ -329,7 +330,7 @@ pub(super) async fn forget(State(node): State<Arc<Node>>, Path(id): Path<String>
         return Err(Problem::new("running", 409, "the invocation has not ended; its output can be deleted when it has").into());
     }
     let store = outputs(&container, &key).await?;
-    let gone = blocking(move || {
+    let gone = container.cpu.serve(move || {
         // The state last: as long as it is there, the client can ask again.
         store.delete(&id.0)?;
         store.delete(&id.state())
@@ -337,9 +338,9 @@ pub(super) async fn forget(State(node): State<Arc<Node>>, Path(id): Path<String>
     if gone.await.map_err(|error| failure(error, OUTPUTS_MAX))? { Ok(StatusCode::NO_CONTENT) } else { Err(none()) }
 }
 
-async fn open(store: &Store, name: String, from: u64, length: Option<u64>) -> Result<Option<Reader>, Failure> {
+async fn open(cpu: &Arc<Cpu>, store: &Store, name: String, from: u64, length: Option<u64>) -> Result<Option<Reader>, Failure> {
     let store = store.clone();
-    match blocking(move || store.reader(&name, from, length)).await {
+    match cpu.serve(move || store.reader(&name, from, length)).await {
         Ok(reader) => Ok(Some(reader)),
         Err(StoreError::Missing) => Ok(None),
         Err(error) => Err(failure(error, OUTPUTS_MAX)),
@@ -368,13 +369,14 @@ struct Kept {
     /// Of a piece that was opened, what was not passed on.
     rest: Bytes,
     meter: Arc<Meter>,
+    cpu: Arc<Cpu>,
 }
 
 impl Kept {
     async fn step(mut self) -> Option<(Result<Frame<Bytes>, &'static str>, Self)> {
         if self.rest.is_empty() {
             let mut reader = self.reader.take()?;
-            match blocking(move || reader.piece().map(|piece| (piece, reader))).await {
+            match self.cpu.serve(move || reader.piece().map(|piece| (piece, reader))).await {
                 Ok((None, _)) => return None,
                 Ok((Some(piece), reader)) => (self.rest, self.reader) = (piece.into(), Some(reader)),
                 // Never served wrong: the body ends short.

@@ -9,6 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{Process, answer_call};
 use crate::{
     container::Container,
+    controller,
     link::{Call, CallError, CallErrorKind, stream_pair},
     meter::{self, Way},
 };
@@ -33,6 +34,12 @@ impl Process {
         struct Place {
             host: String,
             port: NonZeroU16,
+        }
+        if let Ok(Place { host, port }) = call.arguments("")
+            && let Some(door) = controller::door(&host, port.get(), &container.grant)
+        {
+            let value = json!({"address": "127.0.0.1", "port": port});
+            return controller::open(self, container, call.number, door, value).await;
         }
         let connected = async {
             let Place { host, port } = call.arguments("net.connect takes `host`, a text, and `port`, 1 to 65535")?;

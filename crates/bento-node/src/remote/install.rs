@@ -46,7 +46,7 @@ pub(super) async fn begin(process: &Process, container: &Container, call: &Call)
     let (upload, result) = process.begun.uploads.begin()?;
     match hand_over(process, call, json!({"upload": upload})).await {
         Ok(stream) => {
-            let done = install(container, &node, &tokens, place, (stream, bytes)).await;
+            let done = install((process, container), &node, &tokens, place, (stream, bytes)).await;
             // A function that does not ask has its reasons.
             let _ = result.send(done);
             Ok(())
@@ -65,7 +65,7 @@ pub(super) async fn end(process: &Process, call: &Call) -> Result<Value, CallErr
 }
 
 async fn install(
-    container: &Container,
+    (process, container): (&Process, &Container),
     node: &NodeAddress,
     tokens: &Tokens,
     mut place: Place<'_>,
@@ -77,8 +77,12 @@ async fn install(
     let bundle = Bundle::unpack(archive.bytes()).map_err(|error| refused(&Refusal::BadBundle(error.to_string())))?;
     container.grant.covers(&bundle.manifest).map_err(|refusal| refused(&refusal))?;
     let client = client(container).await?;
-    // From here on it may be there, whatever is heard of it.
+    // From here on it may be there, whatever is heard of it, and whether this node then still runs.
     place.keep(bundle.manifest.needs.lifetime);
+    if let Err(error) = process.write_down(container).await {
+        place.give_back();
+        return Err(error.into());
+    }
     match client.install(node, &bundle, tokens).await {
         Ok(mut status) => {
             // Lines from its import would make the answer longer than a frame; its client can ask for them.

@@ -1,6 +1,6 @@
 //! `nodes.invoke` and `nodes.outcome`.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::stream::try_unfold;
@@ -13,6 +13,7 @@ use tokio::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
+    time::timeout,
 };
 use tokio_util::io::StreamReader;
 
@@ -87,6 +88,7 @@ async fn invoke(
     stream: UnixStream,
 ) -> Result<Value, CallError> {
     let client = client(container).await?;
+    let idle = container.node.limits.idle.duration();
     let (reads, mut writes) = stream.into_split();
     call.input = input(reads, Arc::clone(&container.meter));
     let ended = async {
@@ -97,7 +99,7 @@ async fn invoke(
         let mut output = client.invoke(node, token, call).await.map_err(NoOutcome::Theirs)?;
         loop {
             match output.next().await.map_err(NoOutcome::Theirs)? {
-                Part::Bytes(bytes) => pass_on(&mut writes, &bytes, &container.meter).await.map_err(NoOutcome::Own)?,
+                Part::Bytes(bytes) => pass_on(&mut writes, &bytes, &container.meter, idle).await.map_err(NoOutcome::Own)?,
                 Part::End(outcome) => return Ok(Some(outcome)),
             }
         }
@@ -129,11 +131,12 @@ fn outcome_of(outcome: Outcome) -> Value {
     }
 }
 
-async fn pass_on(writes: &mut OwnedWriteHalf, bytes: &Bytes, meter: &Meter) -> Result<(), CallError> {
+async fn pass_on(writes: &mut OwnedWriteHalf, bytes: &Bytes, meter: &Meter, idle: Duration) -> Result<(), CallError> {
+    let deaf = |_| CallError::new(CallErrorKind::Timeout, format!("the function read nothing of the output for {} s", idle.as_secs()));
     for chunk in bytes.chunks(meter.chunk_bytes()) {
         meter.pass(Way::Received, chunk.len()).await.map_err(|_| used_up())?;
         let closed = |_| CallError::new(CallErrorKind::Failed, "the function closed the stream before the end of the output");
-        writes.write_all(chunk).await.map_err(closed)?;
+        timeout(idle, writes.write_all(chunk)).await.map_err(deaf)?.map_err(closed)?;
     }
     Ok(())
 }
@@ -166,6 +169,25 @@ fn is_closed(reads: &OwnedReadHalf) -> io::Result<bool> {
 mod tests {
     use super::*;
     use crate::meter::UNBOUNDED;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_function_that_does_not_read_keeps_no_invocation_elsewhere_and_a_slow_one_does() {
+        const IDLE: Duration = Duration::from_secs(10);
+        let (meter, output) = (Meter::new(u64::MAX, UNBOUNDED), Bytes::from(vec![0; 1 << 20]));
+        let (ours, mut function) = UnixStream::pair().unwrap();
+        let (_reads, mut writes) = ours.into_split();
+        let refused = pass_on(&mut writes, &output, &meter, IDLE).await.unwrap_err();
+        assert_eq!((refused.kind, refused.text.contains("10 s")), (CallErrorKind::Timeout, true), "{}", refused.text);
+        // A socket takes more only when three quarters of what is in it were read.
+        let slow = async move {
+            let mut chunk = vec![0; 64 * 1024];
+            while function.read(&mut chunk).await.is_ok_and(|bytes| bytes > 0) {
+                tokio::time::sleep(IDLE / 8).await;
+            }
+        };
+        tokio::spawn(slow);
+        pass_on(&mut writes, &output, &meter, IDLE).await.unwrap();
+    }
 
     async fn all(input: Input) -> io::Result<Vec<u8>> {
         let Input::Stream(mut stream) = input else { panic!("no stream") };

@@ -10,7 +10,10 @@ use std::{
     fmt, fs, io,
     os::unix::fs::{DirBuilderExt, FileExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -36,7 +39,17 @@ const SCHEMA: &[&str] = &[
     "CREATE TABLE node (id INTEGER PRIMARY KEY, changes INTEGER NOT NULL) STRICT",
     "CREATE TABLE functions (id BLOB PRIMARY KEY, invocation TEXT NOT NULL, shutdown TEXT NOT NULL, ends INTEGER NOT NULL, lifetime INTEGER NOT NULL, storage INTEGER NOT NULL, head INTEGER NOT NULL, awake INTEGER NOT NULL, wrapped BLOB NOT NULL, own BLOB NOT NULL, used BLOB NOT NULL, proof BLOB NOT NULL) STRICT, WITHOUT ROWID",
     links::TABLE,
+    CLOCK,
 ];
+
+/// When the node last knew what time it is. Came after the others: a node of before gets it added.
+const CLOCK: &str = "CREATE TABLE clock (id INTEGER PRIMARY KEY, seen INTEGER NOT NULL) STRICT";
+
+/// Longest time off after which a node believes its clock at once. What could be wrong by a clock that leapt is then no more than this.
+const OFF_MAX: Duration = Duration::from_secs(3600);
+
+/// So much a clock may be set back without being another.
+const BACK_MAX: Duration = Duration::from_secs(60);
 
 pub(super) const BASE: &str = "functions.db";
 const MARK: &str = "functions.mark";
@@ -55,6 +68,8 @@ pub(super) struct Inner {
     keys: Keys,
     pub(super) base: Mutex<Base>,
     slots: Mutex<HashMap<Id, Arc<Slot>>>,
+    /// Is the clock believed? Nothing is removed because of a time that may be wrong.
+    is_sure: AtomicBool,
 }
 
 pub(super) struct Base {
@@ -105,12 +120,23 @@ pub struct New<'a> {
 }
 
 /// What a function has used of what it was granted for its life.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Used {
     /// CPU time.
     pub cpu_ms: u64,
     /// Bytes in and out.
     pub traffic: u64,
+    /// Functions that it has on other nodes.
+    pub away: Vec<Away>,
+}
+
+/// A place that a function has taken on another node.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Away {
+    /// Which one.
+    pub place: [u8; 32],
+    /// Until when at most, by the wall clock, to the millisecond.
+    pub until: SystemTime,
 }
 
 impl fmt::Debug for Registry {
@@ -121,20 +147,52 @@ impl fmt::Debug for Registry {
 
 impl Registry {
     /// Opens what is in the node's state directory, and clears away what nobody can use: functions past their end, directories that
-    /// belong to none, what was half made when the node was killed.
+    /// belong to none, what was half made when the node was killed. After a long time off a function past its end is left: see
+    /// [`is_sure`](Self::is_sure).
     ///
     /// # Errors
     /// When the list of functions is damaged, or the machine refuses.
     pub fn open(state: &Path) -> Result<Self, StoreError> {
+        Self::open_at(state, SystemTime::now())
+    }
+
+    /// The same, by a clock that says so.
+    pub(crate) fn open_at(state: &Path, now: SystemTime) -> Result<Self, StoreError> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(state).map_err(failed("making the state directory"))?;
         let path = fs::canonicalize(state).map_err(failed("finding the state directory"))?;
         let state = Dir::at(&path).map_err(failed("opening the state directory"))?;
         let functions = state.make("functions").map_err(must_be_there("functions/"))?;
         let keys = node_keys(&state)?;
-        let base = open_base(&path, &state, &keys)?;
-        let registry = Self(Arc::new(Inner { path, state, functions, keys, base: Mutex::new(base), slots: Mutex::default() }));
-        registry.clear()?;
+        let (base, seen) = open_base(&path, &state, &keys, now)?;
+        let is_sure = AtomicBool::new(seen <= now + BACK_MAX && now <= seen + OFF_MAX);
+        let registry = Self(Arc::new(Inner { path, state, functions, keys, base: Mutex::new(base), slots: Mutex::default(), is_sure }));
+        registry.clear(now)?;
         Ok(registry)
+    }
+
+    /// Was the node off for so short a time that its clock cannot have leapt far? Where it is not, nothing is removed for being past its end
+    /// before [`believe`](Self::believe) was called.
+    pub fn is_sure(&self) -> bool {
+        self.0.is_sure.load(Ordering::Relaxed)
+    }
+
+    /// From now on the clock is right.
+    pub fn believe(&self) {
+        self.0.is_sure.store(true, Ordering::Relaxed);
+    }
+
+    /// Remembers what time it is, where the clock is believed.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    pub fn see(&self, now: SystemTime) -> Result<(), StoreError> {
+        if !self.is_sure() {
+            return Ok(());
+        }
+        self.change(|base| {
+            let seen = base.execute("UPDATE clock SET seen = ?", [milliseconds(now) as i64]);
+            seen.map(|_| ()).map_err(base::failed(BASE))
+        })
     }
 
     /// The functions that are here. One whose row is damaged is left out, and the log says so.
@@ -271,7 +329,7 @@ impl Registry {
             let keys = sealed.keys(record, key)?;
             let floor = Kept::open(&keys, &sealed.used)?.floor;
             // A store that has something was changed at least once; one that was only looked at stays without a floor.
-            Kept { used, floor: if floor == 0 { 0 } else { floor.max(now) } }.seal(&keys)
+            Kept { used: used.clone(), floor: if floor == 0 { 0 } else { floor.max(now) } }.seal(&keys)
         })
     }
 
@@ -385,12 +443,11 @@ impl Registry {
     }
 
     /// Clears away what nobody can use. What cannot be removed is left for the next start, and holds nothing up.
-    fn clear(&self) -> Result<(), StoreError> {
-        let now = SystemTime::now();
+    fn clear(&self, now: SystemTime) -> Result<(), StoreError> {
         let (mut keep, mut lost) = (HashSet::new(), 0);
         for row in self.rows()? {
             match row {
-                Ok(record) if record.ends <= now => {
+                Ok(record) if record.ends <= now && self.is_sure() => {
                     if let Err(error) = self.remove(record.id) {
                         say!(error, %error, "a function past its end could not be removed");
                     }
@@ -445,7 +502,8 @@ fn node_keys(state: &Dir) -> Result<Keys, StoreError> {
     Ok(Keys::new(&key, node))
 }
 
-fn open_base(path: &Path, state: &Dir, keys: &Keys) -> Result<Base, StoreError> {
+/// The list of functions, and when its node last knew the time.
+fn open_base(path: &Path, state: &Dir, keys: &Keys, now: SystemTime) -> Result<(Base, SystemTime), StoreError> {
     let failed_base = base::failed(BASE);
     let mark = Mark::read(state, MARK, keys)?;
     if state.has(BASE).map_err(failed("looking for functions.db"))? {
@@ -463,6 +521,12 @@ fn open_base(path: &Path, state: &Dir, keys: &Keys) -> Result<Base, StoreError> 
             transaction.execute(table, []).map_err(&failed_base)?;
         }
         transaction.execute("INSERT INTO node VALUES (0, 0)", []).map_err(&failed_base)?;
+        transaction.execute("INSERT INTO clock VALUES (0, ?)", [milliseconds(now) as i64]).map_err(&failed_base)?;
+        transaction.commit().map_err(&failed_base)?;
+    } else if base::has_schema(&connection, &SCHEMA[..SCHEMA.len() - 1]).map_err(&failed_base)? {
+        let transaction = connection.transaction().map_err(&failed_base)?;
+        transaction.execute(CLOCK, []).map_err(&failed_base)?;
+        transaction.execute("INSERT INTO clock VALUES (0, 0)", []).map_err(&failed_base)?;
         transaction.commit().map_err(&failed_base)?;
     }
     if !base::has_schema(&connection, SCHEMA).map_err(&failed_base)? {
@@ -470,13 +534,14 @@ fn open_base(path: &Path, state: &Dir, keys: &Keys) -> Result<Base, StoreError> 
     }
     let changes: i64 = connection.query_row("SELECT changes FROM node", [], |row| row.get(0)).map_err(&failed_base)?;
     let changes = changes as u64;
+    let seen: i64 = connection.query_row("SELECT seen FROM clock", [], |row| row.get(0)).map_err(&failed_base)?;
     let mark = match mark {
         Some((mark, seen)) if seen <= changes => mark,
         None if changes == 0 => Mark::make(state, MARK, keys, 0)?,
         // It is older than it was.
         _ => return Err(StoreError::damaged(BASE)),
     };
-    Ok(Base { connection, changes, mark })
+    Ok((Base { connection, changes, mark }, from_milliseconds(seen as u64)))
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -2,9 +2,10 @@
 
 mod opening;
 mod records;
+mod windows;
 
 use std::{
-    collections::{BinaryHeap, HashSet},
+    collections::HashSet,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, Weak,
@@ -23,6 +24,10 @@ use super::{
     seal::{self, Keys, TAG},
     writer::{Mode, Writer},
 };
+
+use windows::{Window, Windows};
+
+pub(super) use windows::WINDOW;
 
 const BASE: &str = "store.db";
 
@@ -84,21 +89,8 @@ pub(super) struct State {
     pub(super) reserved: u64,
     limit: u64,
     users: usize,
-    window: Option<Window>,
+    windows: Windows,
 }
-
-/// A part of a list that was made before. Names lie in no order, so each part costs a look at all of them.
-struct Window {
-    counter: u64,
-    space: u8,
-    prefix: String,
-    after: Option<String>,
-    entries: Vec<(String, u64)>,
-    more: bool,
-}
-
-/// Entries of such a part: at most 600 KiB of names, for a function that is awake.
-pub(super) const WINDOW: usize = 1024;
 
 struct Base {
     connection: Connection,
@@ -110,7 +102,7 @@ impl Slot {
     /// The function is no more.
     pub(super) fn end(&self) {
         self.gone.store(true, Ordering::SeqCst);
-        lock(&self.state).base = None;
+        lock(&self.state).close();
     }
 
     /// How often the store was changed.
@@ -220,37 +212,20 @@ impl Store {
     /// `Damaged`.
     pub fn list(&self, prefix: &str, after: Option<&str>, most: usize) -> Result<(Vec<(String, u64)>, bool), StoreError> {
         let mut state = self.inner.state(false)?;
-        let counter = state.root.as_ref().map_or(0, |root| root.counter);
-        let known =
-            state.window.as_ref().filter(|window| window.counter == counter && window.space == self.space && window.prefix == prefix);
-        if let Some(page) = known.and_then(|window| window.page(after, most)) {
+        if let Some(page) = state.windows.page(self.space, prefix, after, most) {
             return Ok(page);
         }
-        let keep = most.max(WINDOW);
-        let mut first = BinaryHeap::new();
-        let mut more = false;
-        self.inner.each(&state, |_, _, meta| {
-            if meta.space == self.space && meta.name.starts_with(prefix) && after.is_none_or(|after| meta.name.as_str() > after) {
-                let bytes = meta.bytes();
-                first.push((meta.name, bytes));
-                // The greatest of those kept goes.
-                if first.len() > keep {
-                    more = true;
-                    first.pop();
-                }
-            }
-        })?;
-        let window = Window {
-            counter,
-            space: self.space,
-            prefix: prefix.into(),
-            after: after.map(Into::into),
-            entries: first.into_sorted_vec(),
-            more,
-        };
-        let page = window.page(after, most).unwrap_or_default();
-        state.window = Some(window);
+        let mut window = Window::new(self.space, prefix, after, most.max(WINDOW));
+        self.inner.each(&state, |_, _, meta| window.fill(&meta))?;
+        let page = window.page(self.space, prefix, after, most).unwrap_or_default();
+        state.windows.add(window);
         Ok(page)
+    }
+
+    /// How much is stored, if that is known without a look at the disk: it was open since the node was started.
+    pub fn known_usage(&self) -> Option<Usage> {
+        let state = self.inner.closed();
+        state.root.as_ref().filter(|_| !self.inner.gone()).map(|_| Usage { used: state.used(), limit: state.limit })
     }
 
     /// How much is stored.
@@ -263,21 +238,15 @@ impl Store {
     }
 }
 
-impl Window {
-    /// What comes after a name, if all of it is here.
-    fn page(&self, after: Option<&str>, most: usize) -> Option<(Vec<(String, u64)>, bool)> {
-        if after < self.after.as_deref() {
-            return None;
-        }
-        let rest = &self.entries[self.entries.partition_point(|(name, _)| after.is_some_and(|after| name.as_str() <= after))..];
-        let page = &rest[..rest.len().min(most)];
-        (page.len() == most || !self.more).then(|| (page.to_vec(), self.more || rest.len() > most))
-    }
-}
-
 impl State {
     pub(super) fn used(&self) -> u64 {
         self.root.as_ref().map_or(0, |root| root.used) + self.reserved
+    }
+
+    /// Nothing of the disk is open, or known to be as it was.
+    fn close(&mut self) {
+        self.base = None;
+        self.windows.clear();
     }
 
     /// Is it unknown whether the last change came to be?
@@ -326,8 +295,7 @@ impl Drop for Inner {
         let mut state = lock(&self.slot.state);
         state.users -= 1;
         if state.users == 0 {
-            state.base = None;
-            state.window = None;
+            state.close();
             if !self.durable {
                 self.registry.drop_directory(self.id);
             }

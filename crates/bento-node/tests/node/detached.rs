@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bento_proto::Outcome;
+use bento_proto::{Bound, Outcome};
 use tokio::io::AsyncWriteExt;
 
 use crate::support::{Answer, Installed, Node, POLICY, ask, installed_at, random, until};
@@ -41,7 +41,13 @@ impl Installed {
         let token = format!("Bearer {}", self.invocation.reveal());
         let headers: Vec<(&str, &str)> =
             [("authorization", token.as_str())].into_iter().chain(range.map(|range| ("range", range))).collect();
-        ask(self.address, "GET", &format!("/v1/output/{id}?wait=20"), &headers, "").await
+        let end = std::time::Instant::now() + crate::support::PATIENCE;
+        loop {
+            let answer = ask(self.address, "GET", &format!("/v1/output/{id}?wait=20"), &headers, "").await;
+            if answer.status != 202 || std::time::Instant::now() > end {
+                return answer;
+            }
+        }
     }
 
     async fn forget(&self, id: &str) -> Answer {
@@ -97,7 +103,7 @@ async fn how_it_ended_is_told_with_what_it_wrote() {
     assert_eq!(ended.body, "some");
     assert_eq!(function.detach(&much, "much", "{}", b"").await.status, 202);
     let full = function.output(&much, None).await;
-    assert_eq!(outcome(&full), Outcome::Killed { bound: bento_proto::Bound::Storage });
+    assert_eq!(outcome(&full), Outcome::Killed { bound: Bound::Storage });
     assert_eq!(function.forget(&much).await.status, 204);
     // One that is under way when its node ends has failed, and says so.
     assert_eq!(function.detach(&slow, "double", "{\"seconds\": 100}", b"x").await.status, 202);
@@ -111,6 +117,39 @@ async fn how_it_ended_is_told_with_what_it_wrote() {
     assert_eq!(function.output(&none, None).await.code(), "no-output");
     let poor = installed_at(node.address, "", CODE).await;
     assert_eq!(poor.detach(&name(), "double", "{}", b"").await.code(), "bad-request");
+}
+
+#[tokio::test]
+async fn a_node_that_is_told_to_stop_keeps_what_was_put_out_and_says_how_it_ended() {
+    // Longer than it takes to pass on what was written.
+    let node = Node::start(POLICY, "[limits]\nstop = \"12 s\"");
+    let code = r#"
+import time
+
+def writes(api):
+    api.output.write(bytes(200_000))
+
+def goes_on(api):
+    api.output.write(b"so far")
+    time.sleep(600)
+"#;
+    let mut function = installed_at(node.address, &format!("{NEEDS}\nrate = \"32 KiB/s\""), code).await;
+    let (whole, cut) = (name(), name());
+    assert_eq!(function.detach(&whole, "writes", "{}", b"").await.status, 202);
+    let end = std::time::Instant::now() + crate::support::PATIENCE;
+    while function.status().await.invocations > 0 {
+        assert!(std::time::Instant::now() < end, "it does not return");
+    }
+    // It has returned, and most of its output waits for the rate.
+    let node = node.stopped_and_started();
+    function.address = node.address;
+    let kept = function.output(&whole, None).await;
+    assert_eq!((outcome(&kept), kept.body.len()), (Outcome::Returned, 200_000));
+    assert_eq!(function.detach(&cut, "goes_on", "{}", b"").await.status, 202);
+    let node = node.stopped_and_started();
+    function.address = node.address;
+    let kept = function.output(&cut, None).await;
+    assert_eq!((outcome(&kept), kept.body.as_ref()), (Outcome::Killed { bound: Bound::Stop }, b"so far".as_slice()));
 }
 
 #[tokio::test]
@@ -135,6 +174,72 @@ async fn an_input_that_breaks_off_begins_nothing_that_is_kept() {
     // Asked again, it begins.
     assert_eq!(function.detach(&id, "double", "{}", b"whole").await.status, 202);
     assert_eq!(function.output(&id, None).await.body, "wholewhole");
+}
+
+/// Loads slowly, and is asleep soon.
+const SLOW: &str = r#"
+import time
+time.sleep(2)
+
+def double(api):
+    data = api.input.read()
+    api.output.write(data + data)
+"#;
+
+/// A function that sleeps, and what its node is.
+async fn asleep() -> (Node, Installed) {
+    let node = Node::start(POLICY, "[limits]\nsleep = \"100 ms\"\nready = 0");
+    let function = installed_at(node.address, NEEDS, SLOW).await;
+    let pid = node.pid();
+    until("it sleeps", || crate::support::descendants(pid, "python3.11").is_empty()).await;
+    (node, function)
+}
+
+/// Begins, and does not wait for the answer. The process that is started for it is the only one.
+async fn begin_and_leave(node: &Node, function: &Installed, id: &str, input: &str) -> u32 {
+    let mut stream = tokio::net::TcpStream::connect(node.address).await.unwrap();
+    let request = format!(
+        "POST /v1/invoke/double HTTP/1.1\r\nhost: n\r\nauthorization: Bearer {}\r\nbento-detach: {id}\r\ncontent-length: {}\r\n\r\n{input}",
+        function.invocation.reveal(),
+        input.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let pid = node.pid();
+    until("it begins", || !crate::support::descendants(pid, "python3.11").is_empty()).await;
+    crate::support::descendants(pid, "python3.11")[0]
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_its_function_is_started_finds_the_output_later() {
+    let (node, function) = asleep().await;
+    let id = name();
+    begin_and_leave(&node, &function, &id, "left").await;
+    let kept = function.output(&id, None).await;
+    assert_eq!((outcome(&kept), kept.body.as_ref()), (Outcome::Returned, b"leftleft".as_slice()));
+    // One that was never begun is none.
+    assert_eq!(function.output(&name(), None).await.code(), "no-output");
+}
+
+#[tokio::test]
+async fn who_asks_again_while_it_is_started_is_told_what_came_of_it() {
+    let (node, function) = asleep().await;
+    let id = name();
+    begin_and_leave(&node, &function, &id, "first").await;
+    assert_eq!(function.detach(&id, "double", "{}", b"again").await.status, 202);
+    assert_eq!(function.output(&id, None).await.body, "firstfirst");
+    // A start that fails is no start: it is the second that begins then.
+    let pid = node.pid();
+    until("it sleeps", || crate::support::descendants(pid, "python3.11").is_empty()).await;
+    let id = name();
+    let process = begin_and_leave(&node, &function, &id, "first").await;
+    let asking = function.detach(&id, "double", "{}", b"second");
+    let failing = async {
+        let process = rustix::process::Pid::from_raw(i32::try_from(process).unwrap()).unwrap();
+        rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+    };
+    let (again, ()) = tokio::join!(asking, failing);
+    assert_eq!(again.status, 202);
+    assert_eq!(function.output(&id, None).await.body, "secondsecond");
 }
 
 #[tokio::test]

@@ -329,6 +329,42 @@ async fn a_function_that_is_kept_awake_is_up_again_without_its_client() {
 }
 
 #[tokio::test]
+async fn a_crash_forgives_no_more_than_a_few_seconds_and_nothing_is_written_of_one_that_rests() {
+    const BUSY: &str = r#"
+import threading, time
+
+def begin(api):
+    def burn():
+        until = time.thread_time() + 0.3
+        while time.thread_time() < until:
+            pass
+    threading.Thread(target=burn, daemon=True).start()
+    api.output.write(bytes(100_000))
+"#;
+    let node = Node::start(&format!("{POLICY}keep_awake = true"), "");
+    let mut function = installed_at(node.address, "storage = \"1 MiB\"\nkeep_awake = true\ncpu = \"10 s\"", BUSY).await;
+    assert_eq!(function.invoke("begin", "{}").await.body.len(), 100_000);
+    let mark = node.directory.path().join("state/functions.mark");
+    let written = || mark.metadata().unwrap().modified().unwrap();
+    let end = std::time::Instant::now() + crate::support::PATIENCE * 3;
+    let (mut last, mut since) = (written(), std::time::Instant::now());
+    // It still runs, and nothing of it was written since: twice as long as an entry waits at most.
+    while since.elapsed() < std::time::Duration::from_secs(21) || function.status().await.cpu_used.as_millis() < 300 {
+        assert!(std::time::Instant::now() < end, "it never rests");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        if written() != last {
+            (last, since) = (written(), std::time::Instant::now());
+        }
+    }
+    let before = function.status().await;
+    assert!(before.awake);
+    let node = node.killed_and_started();
+    function.address = node.address;
+    let after = function.status().await;
+    assert!(after.cpu_used.as_millis() >= 300 && after.traffic_used.as_bytes() >= 100_000, "{after:?}");
+}
+
+#[tokio::test]
 async fn all_functions_together_are_promised_no_more_than_the_node_has() {
     let node = Node::start(POLICY, "[limits]\nstorage = \"10 MiB\"");
     let first = installed_at(node.address, "storage = \"6 MiB\"", NOTES).await;

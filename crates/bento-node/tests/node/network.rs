@@ -136,3 +136,48 @@ def try_often(api, port, count):
     assert!(function.status().await.traffic_used.as_bytes() >= 10 * 1024);
     assert_eq!(function.invoke("try_often", r#"{"port": 1, "count": 20}"#).await.problem().bound, Some(Bound::Traffic));
 }
+
+#[tokio::test]
+async fn the_ports_of_ones_own_tor_are_not_the_nodes_and_without_tor_nobody_is_there() {
+    let node = Node::start(&format!("{POLICY}calls = [\"net.*\", \"tor.*\"]\n"), "");
+    // Something of the machine's own, such as the operator's Tor, at a port that the policy and the manifest open.
+    let Ok(listener) = TcpListener::bind("127.0.0.1:9051").await else { return };
+    let needs = |calls: &str| format!("calls = [{calls}]\nconnect = ['accept 127.0.0.1:9051']");
+    let with = installed_at(node.address, &needs("'net.connect', 'tor.controller'"), CODE).await;
+    let answer = with.invoke("fetch", r#"{"host": "127.0.0.1", "port": 9051}"#).await;
+    assert!(String::from_utf8_lossy(&answer.body).starts_with("Unreachable: "), "{:?}", answer.body);
+    // Its neighbour has no control connections, and reaches what it was granted.
+    let without = installed_at(node.address, &needs("'net.connect'"), CODE).await;
+    let (answer, accepted) = tokio::join!(without.invoke("fetch", r#"{"host": "127.0.0.1", "port": 9051}"#), async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"the machine's own").await.unwrap();
+        drop(stream);
+    });
+    let () = accepted;
+    assert_eq!(answer.body, "the machine's own");
+}
+
+#[tokio::test]
+async fn a_function_listens_at_its_own_address_and_nobody_else_comes_there() {
+    let code = r"
+import socket, threading
+def serve(api, port):
+    with socket.create_server(('127.0.0.1', port)) as server:
+        def answer():
+            stream, _ = server.accept()
+            with stream: stream.sendall(stream.recv(100) * 2)
+        thread = threading.Thread(target=answer); thread.start()
+        with socket.create_connection(('127.0.0.1', server.getsockname()[1]), timeout=20) as stream:
+            stream.sendall(b'twice'); api.output.write(stream.recv(100))
+        thread.join()
+        try: socket.create_server(('0.0.0.0', port or 1)).close()
+        except OSError as error: api.output.write(type(error).__name__.encode())
+        try: socket.create_server(('192.0.2.1', 0))
+        except PermissionError: api.output.write(b' refused')
+";
+    let function = installed("processes = 8", code).await;
+    let port = listener("127.0.0.1").await;
+    // The port is taken on the machine, which is not the function's.
+    let answer = function.invoke("serve", &format!(r#"{{"port": {port}}}"#)).await;
+    assert_eq!(answer.body, "twicetwiceOSError refused", "{:?}", answer.body);
+}

@@ -229,6 +229,23 @@ async fn what_a_function_was_not_granted_it_does_not_get_elsewhere() {
 }
 
 #[tokio::test]
+async fn what_a_function_has_elsewhere_counts_also_after_its_node_was_killed() {
+    let far = Node::start(POLICY, "");
+    let near = node(&[far.address], "", "");
+    let mut courier = installed_at(near.address, NEEDS, COURIER).await;
+    let first = installed_by(&courier, far.address, bundle(ECHO_NEEDS, ECHO)).await;
+    let second = installed_by(&courier, far.address, bundle(ECHO_NEEDS, ECHO)).await;
+    let near = near.killed_and_started();
+    courier.address = near.address;
+    let to_far = || json!({"node": far.address.to_string()});
+    let refused = install(&courier, to_far(), bundle(ECHO_NEEDS, ECHO)).await;
+    assert!(refused["text"].as_str().unwrap().contains("2 functions on other nodes"), "{refused}");
+    assert_eq!(outcome(&courier, &second, "echo", b"").await["ok"]["outcome"], "returned");
+    assert!(shut_down(&courier, &first).await.get("ok").is_some());
+    installed_by(&courier, far.address, bundle(ECHO_NEEDS, ECHO)).await;
+}
+
+#[tokio::test]
 async fn an_install_goes_as_deep_as_each_policy_lets_it() {
     let last = node(&[], "depth = 1", "");
     let third = node(&[], "", "");

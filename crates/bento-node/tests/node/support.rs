@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Mutex, OnceLock},
     time::Duration,
@@ -36,6 +36,8 @@ pub(crate) struct Node {
     pub(crate) child: Child,
     pub(crate) directory: tempfile::TempDir,
     pub(crate) log: std::sync::Arc<Mutex<String>>,
+    /// From its start until it listened.
+    pub(crate) started_in: Duration,
 }
 
 /// One node for all tests that need nothing special of it.
@@ -61,18 +63,34 @@ impl Node {
     }
 
     /// Kills it, and starts another one with what it left.
-    pub(crate) fn killed_and_started(mut self) -> Self {
+    pub(crate) fn killed_and_started(self) -> Self {
+        self.ended_and_started(rustix::process::Signal::KILL, |_| {})
+    }
+
+    /// The same, with something done to its state directory in between.
+    pub(crate) fn killed_and_filled(self, fill: impl FnOnce(&Path)) -> Self {
+        self.ended_and_started(rustix::process::Signal::KILL, fill)
+    }
+
+    /// Stops it as an operator does, and starts another one with what it left.
+    pub(crate) fn stopped_and_started(self) -> Self {
+        self.ended_and_started(rustix::process::Signal::TERM, |_| {})
+    }
+
+    fn ended_and_started(mut self, signal: rustix::process::Signal, fill: impl FnOnce(&Path)) -> Self {
         let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
         let directory = std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap());
         std::fs::write(directory.path().join("again"), "").unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
         drop(self);
         std::fs::remove_file(directory.path().join("again")).unwrap();
+        fill(&directory.path().join("state"));
         Self::start_in(directory)
     }
 
     fn start_in(directory: tempfile::TempDir) -> Self {
         let config = directory.path().join("bentod.toml");
+        let begun = std::time::Instant::now();
         // A shell between them passes on that this process has ended, however it ended, and clears up: a static is never dropped.
         let script = r#""$0" run --config "$1" & pid=$!; trap 'kill -9 $pid' TERM; (cat >/dev/null; kill $pid) <&3 & wait $pid; [ -e "$2/again" ] || rm -rf "$2""#;
         let mut child = Command::new("/bin/sh");
@@ -91,9 +109,10 @@ impl Node {
             }
             assert!(!plain.contains("Error"), "{plain}");
         };
+        let started_in = begun.elapsed();
         let more = std::sync::Arc::clone(&log);
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| *more.lock().unwrap() += &(line + "\n")));
-        Self { address, child, directory, log }
+        Self { address, child, directory, log, started_in }
     }
 
     /// The process id of `bentod` itself.

@@ -242,3 +242,145 @@ async fn an_exit_policy_is_read_in_one_line_or_many_and_its_lack_is_told() {
     assert!(matches!(controller.exit_policy().await, Err(ControlError::Protocol(_))));
     drop(peer.await.unwrap());
 }
+
+#[tokio::test]
+async fn replies_and_events_are_heard_in_their_order_and_orders_are_written_at_once() {
+    let (controller, mut tor) = fake();
+    let heard: Arc<Mutex<Vec<String>>> = Arc::default();
+    let table = Arc::clone(&heard);
+    let observe = controller.observe(&["circ", "STREAM"], move |event| {
+        table.lock().unwrap().push(format!("{} {}", event.kind, event.text));
+        match StreamEvent::parse(event) {
+            Some(stream) if stream.waits() => vec![Order::attach(&stream.id, None)],
+            _ => Vec::new(),
+        }
+    });
+    let peer = async {
+        assert_eq!(line(&mut tor).await, "SETEVENTS CIRC STREAM");
+        tor.write_all(b"250 OK\r\n").await.unwrap();
+        assert_eq!(line(&mut tor).await, "EXTENDCIRCUIT 0 $62B250DE403BA8DB38A79133C36111C0D217C74C purpose=controller");
+        // All at once, so that whoever waits for the reply runs after the events have been read.
+        tor.write_all(b"650 CIRC 6 LAUNCHED\r\n250 EXTENDED 7\r\n650 CIRC 7 LAUNCHED\r\n650 CIRC 7 BUILT\r\n650 STREAM 3 NEW 0 a:80\r\n650 HS_DESC UPLOADED x\r\n")
+            .await
+            .unwrap();
+        assert_eq!(line(&mut tor).await, "CLOSECIRCUIT 7");
+        assert_eq!(line(&mut tor).await, "ATTACHSTREAM 3 0");
+        tor.write_all(b"250 OK\r\n552 Unknown stream \"3\"\r\n").await.unwrap();
+        tor
+    };
+    let relay: Fingerprint = "62B250DE403BA8DB38A79133C36111C0D217C74C".parse().unwrap();
+    let (told, closed) = (Arc::clone(&heard), Arc::clone(&heard));
+    let asking = async {
+        observe.await.unwrap();
+        controller
+            .extend_circuit(None, &[relay], move |circuit| {
+                told.lock().unwrap().push(format!("extended {circuit}"));
+                vec![Order::close_circuit(circuit).then(move |done| {
+                    closed.lock().unwrap().push(format!("closed {}", done.is_ok()));
+                    Vec::new()
+                })]
+            })
+            .await
+            .unwrap()
+    };
+    let (circuit, mut tor) = tokio::join!(asking, peer);
+    assert_eq!(circuit.to_string(), "7");
+    // What nobody waits for any more is heard all the same: its object must not be left over.
+    let (sender, mut receiver) = mpsc::channel(1);
+    let relays = [relay];
+    let given_up = controller.extend_circuit(None, &relays, move |circuit| {
+        sender.try_send(circuit.to_string()).unwrap();
+        Vec::new()
+    });
+    tokio::select! {
+        biased;
+        _ = given_up => panic!("it was not answered"),
+        sent = line(&mut tor) => assert!(sent.starts_with("EXTENDCIRCUIT 0 ")),
+    }
+    tor.write_all(b"250 EXTENDED 8\r\n").await.unwrap();
+    assert_eq!(receiver.recv().await.as_deref(), Some("8"));
+    assert_eq!(
+        *heard.lock().unwrap(),
+        ["CIRC 6 LAUNCHED", "extended 7", "CIRC 7 LAUNCHED", "CIRC 7 BUILT", "STREAM 3 NEW 0 a:80", "closed true"]
+    );
+}
+
+#[tokio::test]
+async fn an_observer_loses_no_event_however_many_come_and_subscribers_of_others_lose_none_by_it() {
+    const EVENTS: usize = 50_000;
+    let (controller, mut tor) = fake();
+    let count = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&count);
+    let (done, all) = oneshot::channel();
+    let mut done = Some(done);
+    let done = Mutex::new(move || done.take());
+    let peer = async {
+        for _ in 0..2 {
+            assert!(line(&mut tor).await.starts_with("SETEVENTS"));
+            tor.write_all(b"250 OK\r\n").await.unwrap();
+        }
+        tor.write_all(b"650 HS_DESC UPLOADED first\r\n").await.unwrap();
+        for number in 0..EVENTS {
+            tor.write_all(format!("650 CIRC {} LAUNCHED PURPOSE=CONTROLLER\r\n", number + 1).as_bytes()).await.unwrap();
+        }
+        tor.write_all(b"650 HS_DESC UPLOADED last\r\n").await.unwrap();
+        tor
+    };
+    let asking = async {
+        let observer = move |event: &Event| {
+            let mut count = counted.lock().unwrap();
+            *count += 1;
+            assert_eq!(CircuitEvent::parse(event).unwrap().id.to_string(), count.to_string());
+            if *count == EVENTS {
+                let _ = (done.lock().unwrap())().map(|done| done.send(()));
+            }
+            Vec::new()
+        };
+        controller.observe(&["CIRC"], observer).await.unwrap();
+        // This one reads late, and its queue is far shorter than what the other hears.
+        let mut events = controller.events(&["HS_DESC"]).await.unwrap();
+        all.await.unwrap();
+        (events.next().await.unwrap().text, events.next().await.unwrap().text)
+    };
+    let (told, _tor) = tokio::join!(asking, peer);
+    assert_eq!((told.0.as_str(), told.1.as_str()), ("UPLOADED first", "UPLOADED last"));
+    assert_eq!(*count.lock().unwrap(), EVENTS);
+}
+
+#[tokio::test]
+async fn commands_about_circuits_and_descriptors_are_written_as_tor_reads_them() {
+    let (controller, mut tor) = fake();
+    let relay: Fingerprint = "62B250DE403BA8DB38A79133C36111C0D217C74C".parse().unwrap();
+    let circuit: CircuitId = "7".parse().unwrap();
+    let stream: StreamId = "9".parse().unwrap();
+    let peer = tokio::spawn(async move {
+        let mut lines = Vec::new();
+        for reply in ["250 EXTENDED 7", "250 OK", "250 OK", "250 OK", "250 OK", "250 OK", "250 OK", "250 OK"] {
+            lines.push(line(&mut tor).await);
+            tor.write_all(format!("{reply}\r\n").as_bytes()).await.unwrap();
+        }
+        lines
+    });
+    controller.extend_circuit(Some(&circuit), &[relay, relay], |_| Vec::new()).await.unwrap();
+    controller.leave_streams_unattached(true, Vec::new).await.unwrap();
+    controller.hs_fetch("abc7.onion", &[relay]).await.unwrap();
+    controller.order(Order::attach_resolve(&stream, &circuit, |_| Vec::new())).await.unwrap();
+    controller.order(vec![Order::close_stream(&stream, 4), Order::del_onion("abc7.onion").unwrap()]).await.unwrap();
+    assert_eq!(
+        peer.await.unwrap(),
+        [
+            "EXTENDCIRCUIT 7 $62B250DE403BA8DB38A79133C36111C0D217C74C,$62B250DE403BA8DB38A79133C36111C0D217C74C",
+            "SETCONF __LeaveStreamsUnattached=1",
+            "HSFETCH abc7 SERVER=62B250DE403BA8DB38A79133C36111C0D217C74C",
+            "SETCIRCUITPURPOSE 7 purpose=general",
+            "ATTACHSTREAM 9 7",
+            "SETCIRCUITPURPOSE 7 purpose=controller",
+            "CLOSESTREAM 9 4",
+            "DEL_ONION abc7",
+        ]
+    );
+    for wrong in ["abc7\r\nSIGNAL HALT", "abc7 SERVER=x", ""] {
+        assert!(controller.hs_fetch(wrong, &[]).await.is_err() && Order::del_onion(wrong).is_err(), "{wrong:?}");
+    }
+    assert!(controller.extend_circuit(None, &[], |_| Vec::new()).await.is_err());
+}

@@ -1,10 +1,16 @@
 //! The command line.
 
+mod cover;
+mod shard;
+
 use std::{path::PathBuf, time::Duration};
 
 use bento::AgeRecipient;
 use bento_proto::{Size, Span, exit_policy::Rule};
 use clap::{Parser, Subcommand, builder::styling};
+
+pub(crate) use cover::{Cover, CoverRun, CoverSend, CoverShape};
+pub(crate) use shard::{Shard, ShardCheck, ShardGet, ShardPut, ShardRenew, ShardRepair, ShardRm};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -95,6 +101,13 @@ pub(crate) enum Command {
     /// Fetch a page that `bento browse --offline` sent for, or list those that are awaited
     #[command(after_help = "Examples:\n  bento collect\n  bento collect www.torproject.org -o page.html\n  bento collect --list")]
     Collect(Collect),
+    /// Keep a flow that looks the same whether anything is done or not, and browse in it
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:\n  bento cover run anna --for 30min\n  bento browse example.org --cover\n  bento cover status"
+    )]
+    Cover(Cover),
     /// Leave files on a node for others to fetch, and fetch them
     #[command(
         subcommand,
@@ -102,6 +115,20 @@ pub(crate) enum Command {
         after_help = "Examples:\n  bento dropbox put report.pdf --gets 3\n  bento dropbox get 'http://….onion/l/…#k=…&n=report.pdf&p=1'\n  bento dropbox list"
     )]
     Dropbox(Dropbox),
+    /// Keep a file in shards on several nodes, of which any few bring it back
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:\n  bento shard put report.pdf\n  bento shard put archive.tar --need 3 --of 5 --over 6h\n  bento shard get report.pdf\n  bento shard repair report.pdf"
+    )]
+    Shard(Shard),
+    /// Serve a site, or an onion service of your own, from as many nodes as its load needs
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:\n  bento balance up --site public --most 4\n  bento balance status --watch\n  bento balance down"
+    )]
+    Balance(Balance),
 }
 
 #[derive(Debug, clap::Args)]
@@ -271,6 +298,9 @@ pub(crate) struct Browse {
     /// Use the function in this directory in place of the one that came with this program
     #[arg(long, value_name = "DIR")]
     pub(crate) function: Option<PathBuf>,
+    /// Fetch it in a flow that `bento cover run` keeps: nothing is sent but what the flow sends anyway
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "cover", conflicts_with_all = ["node", "bucket", "sizes", "connect", "function", "offline"])]
+    pub(crate) cover: Option<String>,
     /// Leave right after asking: the page is left, padded and encrypted, in a Dropbox on another node, for `bento collect`
     #[arg(long, conflicts_with_all = ["output", "force", "warc"])]
     pub(crate) offline: bool,
@@ -382,6 +412,104 @@ pub(crate) struct DropboxRm {
     pub(crate) drop: String,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Balance {
+    /// Install a load balancer and have it serve; goes on with one that ended with its node
+    #[command(
+        after_help = "Examples:\n  bento balance up --site public\n  bento balance up --site public --least 2 --most 8 --connections 20 --watch\n  bento balance up --origin ….onion:80 --key hs_ed25519_secret_key --on bert --on carl"
+    )]
+    Up(BalanceUp),
+    /// Show the replicas, their load, and what is being decided and why
+    #[command(after_help = "Examples:\n  bento balance status\n  bento balance status www --watch")]
+    Status(BalanceStatus),
+    /// End the replicas and the load balancer
+    #[command(after_help = "Examples:\n  bento balance down\n  bento balance down www")]
+    Down(BalanceDown),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("what").args(["site", "origin"])))]
+pub(crate) struct BalanceUp {
+    /// Serve the files of this directory
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["origin", "name"])]
+    pub(crate) site: Option<PathBuf>,
+    /// Forward each connection to this onion service in place of a site
+    #[arg(long, value_name = "ADDRESS.onion:PORT")]
+    pub(crate) origin: Option<String>,
+    /// What to call it; one of this name that runs no more is started again [default: load-balancer]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// The node that it runs on, which gets to know the key: one of the list, or an address [default: the first of the list that can take it]
+    #[arg(long)]
+    pub(crate) node: Option<String>,
+    /// A node for replicas; for each once [default: all others of the list]
+    #[arg(long, value_name = "NODE")]
+    pub(crate) on: Vec<String>,
+    /// The key of the address: Tor's hs_ed25519_secret_key, or a file with `ED25519-V3:…` [default: a new one]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+    /// Who alone may find it, as a line of Tor's authorized_clients; for each once [default: everybody]
+    #[arg(long, value_name = "descriptor:x25519:KEY")]
+    pub(crate) client: Vec<String>,
+    /// Replicas at least [default: 1]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) least: Option<u32>,
+    /// Replicas at most [default: 4]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) most: Option<u32>,
+    /// Open connections that a replica is meant for [default: 8]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) connections: Option<u32>,
+    /// Bytes a second that a replica is meant for [default: 1000000]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub(crate) rate: Option<u64>,
+    /// Mean load above which there is one more [default: 0.8]
+    #[arg(long, value_name = "PART")]
+    pub(crate) high: Option<f64>,
+    /// Mean load below which the others must be for there to be one less [default: 0.3]
+    #[arg(long, value_name = "PART")]
+    pub(crate) low: Option<f64>,
+    /// How long it must be above [default: 3 s]
+    #[arg(long, value_name = "TIME", value_parser = span)]
+    pub(crate) up: Option<Duration>,
+    /// How long it must be below [default: 60 s]
+    #[arg(long, value_name = "TIME", value_parser = span)]
+    pub(crate) down: Option<Duration>,
+    /// Bytes a second that a node lets a replica move, both ways [default: what the function's manifest says]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub(crate) limit: Option<u64>,
+    /// Bytes that each may move over its whole life [default: what the function's manifest says]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub(crate) traffic: Option<u64>,
+    /// CPU time that each may use over its whole life [default: what the function's manifest says]
+    #[arg(long, value_name = "TIME", value_parser = span)]
+    pub(crate) cpu: Option<Duration>,
+    /// How long it runs, and its replicas [default: 24 h]
+    #[arg(long, value_name = "TIME", value_parser = span)]
+    pub(crate) lifetime: Option<Duration>,
+    /// Show its replicas until interrupted; it runs on
+    #[arg(long)]
+    pub(crate) watch: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct BalanceStatus {
+    /// Its name [default: the only one]
+    pub(crate) name: Option<String>,
+    /// Show it again each second, until interrupted
+    #[arg(long)]
+    pub(crate) watch: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct BalanceDown {
+    /// Its name [default: the only one]
+    pub(crate) name: Option<String>,
+    /// Also where replicas cannot be reached: they then end with their lifetime
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
 /// `"1000000"` or `"1 MiB"`.
 fn bytes(text: &str) -> Result<u64, String> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
@@ -408,8 +536,8 @@ mod tests {
     fn the_command_line_is_consistent_and_every_command_has_examples() {
         Args::command().debug_assert();
         let all = Args::command();
-        let dropbox = all.find_subcommand("dropbox").unwrap().get_subcommands();
-        for command in all.get_subcommands().chain(dropbox) {
+        let below = ["balance", "cover", "dropbox", "shard"].map(|name| all.find_subcommand(name).unwrap().get_subcommands());
+        for command in all.get_subcommands().chain(below.into_iter().flatten()) {
             assert!(command.get_after_help().is_some(), "{}", command.get_name());
             assert!(!command.get_about().unwrap().to_string().ends_with('.'));
         }

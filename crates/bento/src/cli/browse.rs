@@ -19,6 +19,9 @@ use super::{
 /// Most numbers that are tried for a page's file.
 const NUMBERS_MAX: u32 = 10_000;
 
+/// What a page's size is padded to where its size is not seen.
+const IN_FLOW: u64 = 1024;
+
 /// Missing resources that are named one by one.
 const MISSING_SHOWN: usize = 5;
 
@@ -61,6 +64,13 @@ pub(crate) async fn run(context: &Context, args: args::Browse) -> Result<(), Fai
         None => None,
     };
 
+    if let Some(flow) = &args.cover {
+        // Padding within the flow would only take time.
+        let sizes = Sizes::bucket(IN_FLOW).map_err(wrong)?;
+        let browse = Browse { url, sizes, scripts: args.scripts, warc: archive.is_some() };
+        let (name, page) = super::cover::fetch(context, flow, &browse, &bundle).await?;
+        return deliver(context, &browse, &page, &name, None, (sink, archive), args.output.is_some()).await;
+    }
     let (name, node) = match &args.node {
         Some(node) => context.node(node)?,
         None => pick(context, &bundle, None).await?,
@@ -85,7 +95,7 @@ pub(crate) async fn run(context: &Context, args: args::Browse) -> Result<(), Fai
         }
         failure
     })?;
-    deliver(context, &browse, &page, &name, &node, (sink, archive), args.output.is_some()).await
+    deliver(context, &browse, &page, &name, Some(&node), (sink, archive), args.output.is_some()).await
 }
 
 /// Brings a page to its place, and says so.
@@ -94,7 +104,7 @@ pub(crate) async fn deliver(
     browse: &Browse,
     page: &Page,
     name: &str,
-    node: &NodeAddress,
+    node: Option<&NodeAddress>,
     (mut sink, mut archive): (Sink, Option<Sink>),
     given: bool,
 ) -> Result<(), Failure> {
@@ -134,7 +144,7 @@ fn report(
     context: &Context,
     page: &Page,
     name: &str,
-    node: &NodeAddress,
+    node: Option<&NodeAddress>,
     file: Option<PathBuf>,
     warc: Option<PathBuf>,
 ) -> Result<(), Failure> {
@@ -150,7 +160,7 @@ fn report(
         "url": page.url,
         "status": page.status,
         "title": page.title,
-        "node": {"name": name, "address": node.to_string()},
+        "node": {"name": name, "address": node.map(ToString::to_string)},
         "received": page.received,
         "padding": page.padding,
         "html": page.html.len(),

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{self, Read as _, Write as _},
     path::Path,
-    sync::Arc,
+    sync::{Arc, PoisonError},
 };
 
 use bento::{Bounds, Client, NodeAddress, Stage, read_bundle};
@@ -30,6 +30,7 @@ pub(crate) struct Context {
     pub(crate) show: Arc<Show>,
     /// The way into the Tor network, once it was needed; or why there is none.
     tor: Mutex<Option<Result<Way, Failure>>>,
+    leave: std::sync::Mutex<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -41,7 +42,17 @@ struct Way {
 impl Context {
     pub(crate) fn new(options: Options) -> Self {
         let show = Arc::new(Show::new(options.progress));
-        Self { options, show, tor: Mutex::new(None) }
+        Self { options, show, tor: Mutex::new(None), leave: std::sync::Mutex::default() }
+    }
+
+    /// What is said at the first signal, in place of ending.
+    pub(crate) fn take_leave(&self, text: String) {
+        *self.leave.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+    }
+
+    /// The same, once.
+    pub(crate) fn leave(&self) -> Option<String> {
+        self.leave.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Ends what was started.
@@ -119,6 +130,16 @@ impl Context {
             Some(Err(failure)) => Err(failure.clone()),
             None => Err(Failure::from(bento::ClientError::NoTor)),
         }
+    }
+
+    /// Writes to stdout what is to be known before the result is there. With JSON it is a part of the result.
+    pub(crate) fn tell(&self, text: &str) -> Result<(), Failure> {
+        if self.options.json {
+            return Ok(());
+        }
+        self.show.clear();
+        let mut out = io::stdout().lock();
+        write!(out, "{text}").and_then(|()| out.flush()).map_err(|error| Failure::output(&error))
     }
 
     /// Writes a result to stdout: the JSON object if that is wanted, else the text.

@@ -4,7 +4,7 @@ mod get;
 mod list;
 mod put;
 
-use bento::{DropError, DropId, Dropbox, FileKey, Locked, OpenError, Opening};
+use bento::{DropError, DropId, Dropbox, FileKey, Locked, OpenError, Opening, Taker};
 use data_encoding::HEXLOWER;
 
 use super::{
@@ -35,7 +35,7 @@ impl Record {
     /// The way to use it.
     async fn dropbox(&self, context: &Context) -> Result<Dropbox, Failure> {
         let node = self.node()?;
-        Ok(Dropbox { client: context.client(&node).await?, node, token: self.tokens()?.invocation })
+        Ok(Dropbox { client: context.client(&node).await?, node, token: self.tokens()?.invocation, taker: Taker::Dropbox })
     }
 }
 

@@ -112,7 +112,7 @@ pub(crate) async fn collect(context: &Context, args: args::Collect) -> Result<()
         Err(error) => return Err(Failure::new(NODE, error.to_string())),
     };
     let given = args.output.is_some();
-    let delivered = deliver(context, &errand.browse, &page, name, &errand.dropbox.node, (sink, None), given).await;
+    let delivered = deliver(context, &errand.browse, &page, name, Some(&errand.dropbox.node), (sink, None), given).await;
     if delivered.is_ok() || delivered.as_ref().is_err_and(|failure| failure.status == FUNCTION) {
         errand.end(&client).await;
         forget(context, name)?;

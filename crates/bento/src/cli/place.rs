@@ -38,6 +38,11 @@ pub(crate) fn cache() -> Result<PathBuf, Failure> {
     base("XDG_CACHE_HOME", ".cache")
 }
 
+/// For sockets, which last as long as the person is there.
+pub(crate) fn runtime() -> Result<PathBuf, Failure> {
+    base("XDG_RUNTIME_DIR", ".cache")
+}
+
 /// Makes a directory and those above it, for this user alone.
 pub(crate) fn make_private(directory: &Path) -> Result<(), Failure> {
     let mut builder = fs::DirBuilder::new();

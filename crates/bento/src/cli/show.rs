@@ -35,6 +35,11 @@ impl Show {
         Self { mode }
     }
 
+    /// Is there somebody to see how far something is?
+    pub(crate) fn is_watched(&self) -> bool {
+        matches!(self.mode, Mode::Bar(_))
+    }
+
     /// What goes on now. The next thing takes its place.
     pub(crate) fn now(&self, text: &str) {
         match &self.mode {
@@ -56,6 +61,14 @@ impl Show {
         match &self.mode {
             Mode::Silent => {}
             Mode::Lines => line(text),
+            Mode::Bar(bar) => bar.println(text),
+        }
+    }
+
+    /// What the person has to know, also where progress is not shown.
+    pub(crate) fn say(&self, text: &str) {
+        match &self.mode {
+            Mode::Silent | Mode::Lines => line(text),
             Mode::Bar(bar) => bar.println(text),
         }
     }

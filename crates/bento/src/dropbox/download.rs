@@ -10,7 +10,7 @@ use super::{
     pad::Unpad,
     upload::{is_tired, pause},
 };
-use crate::{Client, ClientError, Output, Part};
+use crate::{Client, ClientError, Output, Part, shard::Rebuild};
 
 /// Where a drop comes from.
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ pub enum Origin {
     Link(Client, DropLink),
     /// From a Dropbox whose token one has.
     Dropbox(Dropbox, DropId),
+    /// From shards, through a function that puts them together.
+    Shards(Box<Rebuild>),
 }
 
 /// What comes next of a download.
@@ -42,6 +44,8 @@ pub struct Download {
     received: u64,
     total: Option<u64>,
     tries: u32,
+    /// What came behind the drop, from shards.
+    report: Vec<u8>,
 }
 
 /// What is around the file.
@@ -73,7 +77,12 @@ impl Download {
             Locked::Age => Lock::Age(Box::new(AgeOpener::new(identities))),
         };
         let layers = Some(Layers { lock, unpad: opening.padded.then(Unpad::default) });
-        Ok(Self { origin, reader: DropId::mint()?, output: None, layers, received: 0, total: None, tries: 0 })
+        Ok(Self { origin, reader: DropId::mint()?, output: None, layers, received: 0, total: None, tries: 0, report: Vec::new() })
+    }
+
+    /// What was said of the shards behind the drop, once it has come.
+    pub(crate) fn report(&self) -> &[u8] {
+        &self.report
     }
 
     /// Bytes that have come, of the drop as it is on the node.
@@ -93,7 +102,12 @@ impl Download {
     pub async fn next(&mut self) -> Result<Piece, DropError> {
         loop {
             let error = match self.bytes().await {
-                Ok(Some(bytes)) => {
+                Ok(Some(mut bytes)) => {
+                    if let Origin::Shards(rebuild) = &self.origin {
+                        let begin = self.received - bytes.len() as u64;
+                        let of_file = usize::try_from(rebuild.size.saturating_sub(begin)).unwrap_or(usize::MAX).min(bytes.len());
+                        self.report.extend_from_slice(&bytes.split_off(of_file));
+                    }
                     let Some(layers) = &mut self.layers else { return Ok(Piece::End) };
                     let plain = layers.take(bytes).await?;
                     if plain.is_empty() {
@@ -131,6 +145,11 @@ impl Download {
             if self.total == Some(self.received) {
                 return Ok(None);
             }
+            if let Origin::Shards(rebuild) = &self.origin {
+                // Its report is as it is when it comes, so it comes whole.
+                self.received = self.received.min(rebuild.size);
+                self.report.clear();
+            }
             let output = self.ask().await?;
             let violation = |text: &str| DropError::Client(ClientError::Violation(text.into()));
             let left = output.length().ok_or_else(|| violation("the drop comes without a length"))?;
@@ -162,6 +181,7 @@ impl Download {
     async fn ask(&self) -> Result<Output, DropError> {
         match &self.origin {
             Origin::Dropbox(dropbox, id) => dropbox.get(*id, self.reader, self.received).await,
+            Origin::Shards(rebuild) => rebuild.get(self.received).await.map_err(DropError::of),
             Origin::Link(client, link) => {
                 let path = format!("{}/raw/{}/{}", link.path, self.reader, self.received);
                 client.follow(&link.node, &path).await.map_err(DropError::of)

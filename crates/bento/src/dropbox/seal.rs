@@ -85,6 +85,18 @@ impl FileKey {
         plain.checked_add(PREFIX as u64 + chunks * TAG as u64)
     }
 
+    /// How long a plaintext is that is so long when it is sealed. Nothing for a length that none has.
+    pub fn plain_size(sealed: u64) -> Option<u64> {
+        let chunks = sealed.saturating_sub(PREFIX as u64).div_ceil((CHUNK + TAG) as u64);
+        let plain = sealed.checked_sub(PREFIX as u64 + chunks * TAG as u64)?;
+        (Self::sealed_size(plain) == Some(sealed)).then_some(plain)
+    }
+
+    /// Where a chunk begins in the sealed file.
+    pub(super) fn begins(number: u64) -> u64 {
+        PREFIX as u64 + number * (CHUNK + TAG) as u64
+    }
+
     /// The chunk that holds this byte of the sealed file, and where in it; nothing for a byte of the prefix.
     pub(super) fn place(offset: u64) -> Option<(u64, usize)> {
         let behind = offset.checked_sub(PREFIX as u64)?;
@@ -223,6 +235,16 @@ mod tests {
         let (mut other, mut out) = (Opener::new([8; 32]), Vec::new());
         other.take(&whole[..8], &mut out).unwrap();
         assert_eq!((other.take(&whole[8..], &mut out), out.len()), (Err(OpenError::Key), 0));
+    }
+
+    proptest! {
+        #[test]
+        fn the_length_of_a_plaintext_follows_from_its_sealed_length(plain in 0u64..10_000_000, sealed in 0u64..10_000_000) {
+            prop_assert_eq!(FileKey::plain_size(FileKey::sealed_size(plain).unwrap()), Some(plain));
+            if let Some(plain) = FileKey::plain_size(sealed) {
+                prop_assert_eq!(FileKey::sealed_size(plain), Some(sealed));
+            }
+        }
     }
 
     proptest! {

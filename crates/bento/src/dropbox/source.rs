@@ -191,6 +191,22 @@ impl Parcel {
         Ok(sealed)
     }
 
+    /// So many bytes from here on, or fewer at its end. It blocks.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or has changed.
+    pub fn part(&self, offset: u64, count: usize) -> io::Result<Vec<u8>> {
+        let mut part = Vec::with_capacity(count);
+        while part.len() < count {
+            let bytes = self.read(offset + part.len() as u64)?;
+            if bytes.is_empty() {
+                break;
+            }
+            part.extend_from_slice(&bytes[..bytes.len().min(count - part.len())]);
+        }
+        Ok(part)
+    }
+
     /// SHA-256 of all of it. It blocks.
     ///
     /// # Errors

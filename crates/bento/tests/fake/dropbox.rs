@@ -60,19 +60,19 @@ pub fn script(state: &Shared) -> impl Fn(&Asked) -> Vec<Act> + Send + Sync + 'st
     move |asked| answer(&mut state.lock().unwrap(), asked)
 }
 
-fn lasting() -> FunctionStatus {
+pub fn lasting() -> FunctionStatus {
     FunctionStatus { remaining: Span::seconds(20 * 3600), ..status() }
 }
 
-fn failed(error: &str) -> Vec<Act> {
+pub fn failed(error: &str) -> Vec<Act> {
     problem(&Problem::new("function-failed", 502, error))
 }
 
-fn told(value: &Value) -> Vec<Act> {
+pub fn told(value: &Value) -> Vec<Act> {
     whole(value.to_string().as_bytes())
 }
 
-fn answer(state: &mut State, asked: &Asked) -> Vec<Act> {
+pub fn answer(state: &mut State, asked: &Asked) -> Vec<Act> {
     match asked.line.as_str() {
         "POST /v1/functions" => {
             state.installed += 1;
@@ -86,10 +86,17 @@ fn answer(state: &mut State, asked: &Asked) -> Vec<Act> {
         return follow(state, path);
     }
     let Some(method) = asked.line.strip_prefix("POST /v1/invoke/") else { return good(asked) };
+    // Shard has them under other names.
+    let method = match method {
+        "stage" => "begin",
+        "add" => "put",
+        "staged" => "finish",
+        other => other,
+    };
     let arguments: Value = serde_json::from_str(asked.header("bento-arguments").unwrap_or("{}")).unwrap();
     let id = arguments["drop"].as_str().unwrap_or_default().to_owned();
     let number = |name: &str| arguments[name].as_u64().map(|number| usize::try_from(number).unwrap());
-    if !matches!(method, "begin" | "list") && !state.drops.contains_key(&id) {
+    if !matches!(method, "begin" | "drop" | "list") && !state.drops.contains_key(&id) {
         return if method == "delete" { told(&json!({"existed": false})) } else { failed("NoSuchDrop: there is no such drop, or no more") };
     }
     let State { drops, faults, .. } = state;
@@ -102,6 +109,16 @@ fn answer(state: &mut State, asked: &Asked) -> Vec<Act> {
             let name = arguments["name"].as_str().map(str::to_owned);
             let drop = drops.entry(id).or_insert_with(|| Drop { size, gets: number("gets"), name, ..Drop::default() });
             told(&json!({"offset": drop.bytes.len()}))
+        }
+        "drop" => {
+            let sha256 = HEXLOWER.encode(&Sha256::digest(&asked.body));
+            assert_eq!((arguments["sha256"].as_str(), number("size")), (Some(sha256.as_str()), Some(asked.body.len())));
+            if let Some(taken) = faults.hold_put.take() {
+                drops.insert(id, Drop { size: asked.body.len(), bytes: asked.body[..taken].to_vec(), ..Drop::default() });
+                return vec![Act::Hold];
+            }
+            drops.insert(id, Drop { size: asked.body.len(), bytes: asked.body.clone(), sha256: Some(sha256.clone()), ..Drop::default() });
+            told(&json!({"size": asked.body.len(), "sha256": sha256, "expires": 4_000_000_000u64}))
         }
         "put" => {
             let drop = drops.get_mut(&id).unwrap();

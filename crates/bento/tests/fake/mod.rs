@@ -6,6 +6,9 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod dropbox;
+#[cfg(feature = "cli")]
+pub mod home;
+pub mod shard;
 
 use std::{
     net::SocketAddr,

@@ -65,7 +65,7 @@ async fn killed_and_again(world: &World) -> Outcome {
 }
 
 /// The id of the one drop that there is.
-async fn only_drop(sender: &Person<'_>) -> String {
+async fn only_drop(sender: &Person) -> String {
     let list = sender.bento(&["dropbox", "list", "--json"]).await.good().json();
     list["drops"][0]["drop"].as_str().unwrap_or_default().to_owned()
 }

@@ -19,7 +19,7 @@ pub(crate) const CASES: &[Case] = &[
 const WAIT: &str = "import time\ndef wait(api):\n    api.output.write(b'begun')\n    time.sleep(300)\n";
 
 /// Processes below one, by name.
-fn below(root: u32, name: &str) -> Vec<u32> {
+pub(crate) fn below(root: u32, name: &str) -> Vec<u32> {
     let mut found = Vec::new();
     let mut left = vec![root];
     while let Some(pid) = left.pop() {
@@ -35,7 +35,7 @@ fn below(root: u32, name: &str) -> Vec<u32> {
     found
 }
 
-fn kill(pid: u32) -> Outcome {
+pub(crate) fn kill(pid: u32) -> Outcome {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or("no pid")?;
     Ok(kill_process(pid, Signal::KILL)?)
 }

@@ -1,5 +1,8 @@
 //! The cases, by what they are about.
 
+pub(crate) mod balance;
+pub(crate) mod broker;
+pub(crate) mod cover;
 pub(crate) mod daemons;
 pub(crate) mod drops;
 pub(crate) mod exits;
@@ -9,3 +12,6 @@ pub(crate) mod kills;
 pub(crate) mod offline;
 pub(crate) mod onion_services;
 pub(crate) mod pages;
+pub(crate) mod replicas;
+pub(crate) mod shards;
+pub(crate) mod stem;

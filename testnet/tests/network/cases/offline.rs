@@ -75,7 +75,7 @@ async fn nodes_killed(world: &World) -> Outcome {
 }
 
 /// Waits until Browser says that it has left the page, as its client could.
-async fn until_left(world: &World, person: &Person<'_>, name: &str, address: &str) -> Result<(), Error> {
+async fn until_left(world: &World, person: &Person, name: &str, address: &str) -> Result<(), Error> {
     let functions: Value = serde_json::from_slice(&std::fs::read(person.home.join("data/bento/functions.json"))?)?;
     let errand = &functions["errands"][name];
     let (token, output) = (errand["browser"][1].as_str().ok_or("no token")?, errand["output"].as_str().ok_or("no output")?);

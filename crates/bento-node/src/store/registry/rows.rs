@@ -10,11 +10,17 @@ use super::{
         Id, StoreError, base,
         seal::{self, Keys},
     },
-    BASE, Record, Used,
+    Away, BASE, Record, Used,
 };
 
 /// What the key is derived for that a data key is wrapped under.
 pub(super) const WRAP: &str = "bento store wrap 1";
+
+/// Places on other nodes are written in so many at a time, so that their number is seen no more exactly than this.
+const AWAY_STEP: usize = 16;
+
+/// Bytes of one of them: which, and until when. One that was over in 1970 fills up.
+const AWAY_BYTES: usize = 32 + 8;
 
 /// What is sealed of a function's use: the above, and how far its store had come, where 0 means that it has none.
 pub(super) struct Kept {
@@ -41,17 +47,30 @@ impl Sealed {
 
 impl Kept {
     pub(super) fn seal(&self, keys: &Keys) -> Result<Vec<u8>, StoreError> {
-        let numbers = [self.used.cpu_ms, self.used.traffic, self.floor];
-        keys.seal("used", &[], &numbers.map(u64::to_le_bytes).concat())
+        let mut text = [self.used.cpu_ms, self.used.traffic, self.floor].map(u64::to_le_bytes).concat();
+        for away in &self.used.away {
+            text.extend_from_slice(&away.place);
+            text.extend_from_slice(&milliseconds(away.until).to_le_bytes());
+        }
+        let places = self.used.away.len().max(1).next_multiple_of(AWAY_STEP);
+        text.resize(text.len() + (places - self.used.away.len()) * AWAY_BYTES, 0);
+        keys.seal("used", &[], &text)
     }
 
     pub(super) fn open(keys: &Keys, sealed: &[u8]) -> Result<Self, StoreError> {
         let damaged = || StoreError::damaged("the account of a function");
         let text = keys.open("used", &[], sealed).ok_or_else(damaged)?;
-        let (numbers, _) = text.as_chunks::<8>();
+        let (numbers, places) = text.split_first_chunk::<24>().ok_or_else(damaged)?;
+        let (numbers, _) = numbers.as_chunks::<8>();
         let &[cpu_ms, traffic, floor] = numbers else { return Err(damaged()) };
+        let (places, []) = places.as_chunks::<AWAY_BYTES>() else { return Err(damaged()) };
+        let away = places.iter().filter_map(|place| {
+            let (place, until) = place.split_first_chunk::<32>()?;
+            let until = u64::from_le_bytes(until.try_into().ok()?);
+            (until > 0).then(|| Away { place: *place, until: from_milliseconds(until) })
+        });
         let number = u64::from_le_bytes;
-        Ok(Self { used: Used { cpu_ms: number(cpu_ms), traffic: number(traffic) }, floor: number(floor) })
+        Ok(Self { used: Used { cpu_ms: number(cpu_ms), traffic: number(traffic), away: away.collect() }, floor: number(floor) })
     }
 }
 

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 
 use super::*;
 
-const USED: Used = Used { cpu_ms: 77, traffic: 99 };
+const USED: Used = Used { cpu_ms: 77, traffic: 99, away: Vec::new() };
 
 struct Scene {
     state: TempDir,

@@ -35,7 +35,7 @@ fn a_renewed_function_stays_and_one_past_its_end_does_not() {
     let registry = Registry::open(state.path()).unwrap();
     let (stays, goes, renewed) =
         (add(&registry, 1), add_until(&registry, 2, now - Duration::from_secs(1)), add_until(&registry, 3, now - Duration::from_secs(1)));
-    registry.set_used(renewed.id, &key(3), Used { cpu_ms: 5, traffic: 6 }).unwrap();
+    registry.set_used(renewed.id, &key(3), Used { cpu_ms: 5, traffic: 6, ..Used::default() }).unwrap();
     store(&registry, &renewed, 3).put("a", b"b").unwrap();
     let later = now + Duration::from_secs(60);
     registry.renew(renewed.id, later).unwrap();
@@ -51,7 +51,7 @@ fn a_renewed_function_stays_and_one_past_its_end_does_not() {
     assert!(!state.path().join("functions").join(goes.id.to_string()).exists());
     let ends = registry.all().unwrap().iter().find(|record| record.id == renewed.id).unwrap().ends;
     assert!(later.duration_since(ends).unwrap() < Duration::from_millis(1));
-    assert_eq!(registry.used(renewed.id, &key(3)).unwrap(), Used { cpu_ms: 5, traffic: 6 });
+    assert_eq!(registry.used(renewed.id, &key(3)).unwrap(), Used { cpu_ms: 5, traffic: 6, ..Used::default() });
     assert_eq!(get(&store(&registry, &renewed, 3), "a").unwrap(), b"b");
 }
 
@@ -81,6 +81,24 @@ fn what_was_removed_is_gone_for_whoever_has_it_open_too_and_nothing_of_its_key_i
     assert!(!state.path().join("functions").join(goes.id.to_string()).exists());
     assert_eq!(registry.all().unwrap(), std::slice::from_ref(&stays));
     assert_eq!(get(&store(&registry, &stays, 2), "a").unwrap(), b"stays");
+}
+
+#[test]
+fn what_a_function_has_elsewhere_is_kept_with_it_and_a_few_look_like_none() {
+    let state = directory();
+    let registry = Registry::open(state.path()).unwrap();
+    let (record, other) = (add(&registry, 1), add(&registry, 2));
+    let until = SystemTime::UNIX_EPOCH + Duration::from_millis(2_000_000_000_123);
+    let mut lengths = Vec::new();
+    for many in [0, 1, 16, 17, 1000] {
+        let away = (0..many).map(|n| Away { place: bytes(n, 32).try_into().unwrap(), until }).collect();
+        let used = Used { cpu_ms: 5, traffic: 6, away };
+        registry.set_used(record.id, &key(1), used.clone()).unwrap();
+        assert_eq!(registry.used(record.id, &key(1)).unwrap(), used);
+        lengths.push(row_of(state.path(), record.id, "used").len());
+    }
+    assert!(lengths[0] == lengths[1] && lengths[1] == lengths[2] && lengths[2] < lengths[3], "{lengths:?}");
+    assert_eq!(registry.used(other.id, &key(2)).unwrap(), Used::default());
 }
 
 /// A field of a row, read from a copy.
@@ -135,7 +153,7 @@ fn functions_that_sleep_keep_no_file_open_and_those_that_store_nothing_have_none
         let vault = registry.vault(record.id, &key(*n), LIMIT).unwrap();
         assert_eq!(vault.space(Space::Function).list("", None, 1).unwrap().0, []);
         assert!(!vault.space(Space::Function).delete("a").unwrap());
-        registry.set_used(record.id, &key(*n), Used { cpu_ms: 1, traffic: 1 }).unwrap();
+        registry.set_used(record.id, &key(*n), Used { cpu_ms: 1, traffic: 1, ..Used::default() }).unwrap();
         open.push(vault);
     }
     assert!(files(state.path()).iter().all(|path| !path.ends_with("store.db")));
@@ -143,7 +161,7 @@ fn functions_that_sleep_keep_no_file_open_and_those_that_store_nothing_have_none
     assert_eq!(below("store.db"), 1);
     drop(open);
     assert_eq!(below("store.db"), 0);
-    assert_eq!(registry.used(records[0].1.id, &key(2)).unwrap(), Used { cpu_ms: 1, traffic: 1 });
+    assert_eq!(registry.used(records[0].1.id, &key(2)).unwrap(), Used { cpu_ms: 1, traffic: 1, ..Used::default() });
 }
 
 #[test]
@@ -235,4 +253,74 @@ fn with_a_directory_that_stays() {
     fs::write(state.join("functions/left"), b"").unwrap();
     let registry = Registry::open(&state).unwrap();
     assert_eq!(registry.all().unwrap().len(), 1);
+}
+
+#[test]
+fn after_a_long_time_off_nothing_goes_for_being_over_before_the_clock_is_believed() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let (state, now) = (directory(), SystemTime::now());
+    let open = |now| Registry::open_at(state.path(), now).unwrap();
+    let links = || {
+        let other = directory();
+        copy(state.path(), other.path());
+        let base = rusqlite::Connection::open(other.path().join("functions.db")).unwrap();
+        base.query_row("SELECT count(*) FROM links", [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    let link = |registry: &Registry, record: &Record, n: u8, ends| {
+        registry.link(NewLink { digest: [n; 32], secret: [n; 32], function: record.id, key: &key(2), ends }).unwrap();
+    };
+    let registry = open(now);
+    assert!(registry.is_sure());
+    let (soon, later, stays) =
+        (add_until(&registry, 1, now + HOUR / 2), add_until(&registry, 4, now + HOUR), add_until(&registry, 2, now + 100 * HOUR));
+    registry.see(now).unwrap();
+    drop(registry);
+    // After a short time off, what is over goes at once.
+    let registry = open(now + HOUR / 2);
+    assert!(registry.is_sure() && matches!(registry.head(soon.id, &key(1)), Err(StoreError::Missing)));
+    registry.see(now + HOUR / 2).unwrap();
+    drop(registry);
+    // After a long one, or if the clock was set back, it may be wrong; and what it says then is not remembered.
+    for wrong in [now + 2 * HOUR, now - 2 * HOUR, now + 2 * HOUR] {
+        let registry = open(wrong);
+        assert!(!registry.is_sure());
+        registry.see(wrong).unwrap();
+        assert_eq!(registry.head(later.id, &key(4)).unwrap(), head(4));
+        assert_eq!(registry.all().unwrap().len(), 2);
+    }
+    let registry = open(now + 2 * HOUR);
+    link(&registry, &stays, 1, now - HOUR);
+    link(&registry, &stays, 2, now + HOUR);
+    assert_eq!(links(), 2);
+    registry.believe();
+    link(&registry, &stays, 3, now + HOUR);
+    assert_eq!(links(), 2);
+    registry.see(now + 2 * HOUR).unwrap();
+    drop(registry);
+    let registry = open(now + 2 * HOUR);
+    assert!(registry.is_sure());
+    assert_eq!(registry.all().unwrap(), [stays]);
+}
+
+#[test]
+fn a_list_of_a_node_that_did_not_remember_the_time_is_read_all_the_same() {
+    let state = directory();
+    let registry = Registry::open(state.path()).unwrap();
+    let record = add(&registry, 2);
+    drop(registry);
+    let base = rusqlite::Connection::open(state.path().join("functions.db")).unwrap();
+    base.execute_batch("DROP TABLE clock").unwrap();
+    drop(base);
+    let registry = Registry::open(state.path()).unwrap();
+    assert!(!registry.is_sure());
+    assert_eq!(registry.all().unwrap(), [record]);
+    registry.believe();
+    registry.see(SystemTime::now()).unwrap();
+    drop(registry);
+    assert!(Registry::open(state.path()).unwrap().is_sure());
+    // Any other table that is missing is damage.
+    let base = rusqlite::Connection::open(state.path().join("functions.db")).unwrap();
+    base.execute_batch("DROP TABLE links").unwrap();
+    drop(base);
+    is_damaged(Registry::open(state.path()).map(drop));
 }

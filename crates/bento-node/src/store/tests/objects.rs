@@ -214,7 +214,7 @@ fn threads_share_one_store() {
                     store.put(&format!("{n}"), &value).unwrap();
                     append(&store, &format!("{n}"), b"end").unwrap();
                     assert_eq!(get(&store, &format!("{n}")).unwrap(), [&value, b"end".as_slice()].concat());
-                    registry.set_used(id, &key(2), Used { cpu_ms: round, traffic: n }).unwrap();
+                    registry.set_used(id, &key(2), Used { cpu_ms: round, traffic: n, ..Used::default() }).unwrap();
                 }
             });
         }

@@ -177,12 +177,13 @@ impl Inner {
             // Without room for it, it is not there. Otherwise it may or may not be; the next who asks looks.
             if !matches!(error, StoreError::DiskFull) {
                 state.perhaps = Some(root);
-                state.base = None;
+                state.close();
             }
             return Err(error);
         }
         base.mark.set(&self.keys, root.counter);
         state.root = Some(root);
+        state.windows.change(old, new.map(|(meta, ..)| meta));
         Ok(())
     }
 

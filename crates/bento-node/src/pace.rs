@@ -1,26 +1,27 @@
-//! How fast a function's frames are read.
+//! How fast a node reads what functions ask of it.
 
 use tokio::time::{Duration, Instant};
 
-/// Reads a function's frames no faster than this, so that one that floods its socket waits, and no neighbour does.
+/// Reads what a function sends no faster than this, so that one that floods its node waits, and no neighbour does.
 #[derive(Debug)]
-pub(super) struct Pace {
-    /// When the frames so far are paid for (the generic cell rate algorithm, ITU-T I.371).
+pub(crate) struct Pace {
+    /// When all so far is paid for (the generic cell rate algorithm, ITU-T I.371).
     paid: Instant,
 }
 
 impl Pace {
-    /// What a frame costs, and each of its bytes: several times what reading and answering it takes.
+    /// What a frame or command costs, and each of its bytes: several times what reading and answering it takes.
     const FRAME: Duration = Duration::from_micros(100);
     const BYTE: Duration = Duration::from_nanos(20);
     /// What may come at once.
     const BURST: Duration = Duration::from_millis(100);
 
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { paid: Instant::now() }
     }
 
-    pub(super) async fn wait(&mut self, bytes: usize) {
+    /// Waits for the turn of something of so many bytes.
+    pub(crate) async fn wait(&mut self, bytes: usize) {
         let now = Instant::now();
         self.paid = self.paid.max(now) + Self::FRAME + Self::BYTE * u32::try_from(bytes).unwrap_or(u32::MAX);
         if self.paid > now + Self::BURST {

@@ -1,0 +1,8 @@
+//! What is judged of a simulator's evidence, and a host between a client and a conclave that tries everything.
+
+mod host;
+mod hostile;
+mod judge;
+mod snp;
+mod stream;
+mod support;

@@ -1,0 +1,251 @@
+//! Which nodes take the shards, and which one makes them.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bento::{Candidate, Candidates, Load, Mode, NodeAddress};
+use bento_proto::{bundle::Bundle, node::Description};
+use tokio::time::{Instant, timeout_at};
+
+use super::Chance;
+use crate::cli::{
+    ask::{self, Asked},
+    context::Context,
+    failure::{Failure, REFUSED},
+};
+
+/// Functions that Shard may have elsewhere beyond what it needs, so that a node that fails can be replaced.
+const SPARE: u32 = 2;
+
+/// How long nodes are waited for when enough have answered.
+const ENOUGH: Duration = Duration::from_secs(5);
+
+/// Most nodes that Shard is told of. It is told in the arguments, which have a greatest length.
+const NODES_MAX: usize = 100;
+
+/// The package that the mode fountain needs.
+const RAPTORQ: &str = "raptorq";
+
+/// What was chosen.
+#[derive(Debug)]
+pub(super) struct Chosen {
+    /// Who makes the shards, by name,
+    pub(super) host: String,
+    /// and address.
+    pub(super) node: NodeAddress,
+    /// How many functions it may have elsewhere.
+    pub(super) installs: u32,
+    /// Who may take shards.
+    pub(super) to: Candidates,
+}
+
+/// What is asked for.
+pub(super) struct Wanted<'a> {
+    pub(super) load: Load,
+    /// Is it a repair?
+    pub(super) repair: bool,
+    /// How many nodes have to take a shard.
+    pub(super) count: usize,
+    /// Who is to make the shards, if that was said.
+    pub(super) host: Option<&'a str>,
+}
+
+impl Wanted<'_> {
+    /// What Shard needs with so many functions elsewhere.
+    fn bundle(&self, installs: u32) -> Result<Bundle, Failure> {
+        let load = Load { installs, ..self.load };
+        Ok(if self.repair { load.repair_bundle()? } else { load.shard_bundle()? })
+    }
+}
+
+/// What shards and the one who makes them need of their nodes.
+struct Needs {
+    shelf: Bundle,
+    /// Shard, by how many functions it may have elsewhere, the most first.
+    shard: Vec<(u32, Bundle)>,
+    mode: Mode,
+}
+
+/// What one node says to that.
+struct Fit {
+    name: String,
+    address: NodeAddress,
+    operator: Option<String>,
+    takes: Result<(), String>,
+    makes: Result<u32, String>,
+}
+
+/// Asks the nodes of the list, and chooses.
+pub(super) async fn choose(context: &Context, wanted: &Wanted<'_>) -> Result<Chosen, Failure> {
+    let least = wanted.load.installs;
+    let needs = Needs {
+        shelf: wanted.load.shelf_bundle()?,
+        shard: vec![(least + SPARE, wanted.bundle(least + SPARE)?), (least, wanted.bundle(least)?)],
+        mode: wanted.load.split.mode,
+    };
+    let mut list = context.nodes()?.filled()?;
+    let host = wanted.host.map(|host| context.node(host)).transpose()?;
+    if let Some((name, address)) = host.as_ref().filter(|(_, address)| !list.iter().any(|(_, known)| known == address)) {
+        list.push((name.clone(), address.clone()));
+    }
+    let is_host = |fit: &Fit| host.as_ref().is_none_or(|(_, address)| *address == fit.address);
+    // What was given by its address alone is nobody's of the list, and gets no shard.
+    let listed = context.nodes()?.read()?;
+    let may_take = |fit: &Fit| fit.takes.is_ok() && listed.iter().any(|(_, known)| *known == fit.address);
+
+    let (count, mut fits, mut silent) = (list.len(), Vec::new(), Vec::new());
+    let mut questions = ask::start(context, list).await;
+    let mut end = None;
+    context.show.now(&format!("asking {} for the policy", ask::counted(count)));
+    loop {
+        let next = match end {
+            Some(end) => timeout_at(end, questions.join_next()).await.ok().flatten(),
+            None => questions.join_next().await,
+        };
+        let Some(answer) = next else { break };
+        let Ok((_, Asked { name, address, told })) = answer else { continue };
+        match told {
+            Ok(told) => fits.push(fit(&needs, name, address, &told)),
+            Err(failure) => {
+                context.show.step(&format!("{name}: {}", failure.text));
+                silent.push(format!("{name}: {}", failure.text));
+            }
+        }
+        let is_enough =
+            fits.iter().filter(|fit| may_take(fit)).count() >= wanted.count && fits.iter().any(|fit| is_host(fit) && fit.makes.is_ok());
+        if is_enough && end.is_none() {
+            end = Some(Instant::now() + ENOUGH);
+        }
+    }
+    let takers: Vec<&Fit> = fits.iter().filter(|fit| may_take(fit)).collect();
+    if takers.len() < wanted.count {
+        let refused = fits.iter().filter_map(|fit| Some(format!("{}: {}", fit.name, fit.takes.as_ref().err()?)));
+        return Err(too_few(wanted.count, takers.len(), count, refused.chain(silent).collect()));
+    }
+    let makers: Vec<&Fit> = fits.iter().filter(|fit| is_host(fit) && fit.makes.is_ok()).collect();
+    // One that takes no shard is better than one that has both.
+    let spare: Vec<&Fit> = makers.iter().copied().filter(|fit| !may_take(fit)).collect();
+    let Some(maker) = any(if spare.is_empty() { &makers } else { &spare })? else {
+        let why = fits.iter().filter(|fit| is_host(fit)).find_map(|fit| Some(format!("{}: {}", fit.name, fit.makes.as_ref().err()?)));
+        return Err(no_maker(why.or(silent.into_iter().next())));
+    };
+    let takers = shuffled(takers, NODES_MAX)?;
+    context.show.step(&format!("{} makes the shards; {} can take them", maker.name, ask::counted(takers.len())));
+    let nodes = takers.iter().map(|fit| Candidate { address: fit.address.clone(), operator: fit.operator.clone() }).collect();
+    let to = Candidates { nodes: labelled(nodes), avoid: vec![maker.address.clone()] };
+    let installs = maker.makes.clone().unwrap_or(least);
+    Ok(Chosen { host: maker.name.clone(), node: maker.address.clone(), installs, to })
+}
+
+/// A node that can do this with the shards of a mode: the one that is named, or the first of the list that answers.
+pub(super) async fn visited(context: &Context, bundle: &Bundle, mode: Mode, host: Option<&str>) -> Result<(String, NodeAddress), Failure> {
+    if let Some(host) = host {
+        return context.node(host);
+    }
+    let nodes = context.nodes()?.filled()?;
+    let count = nodes.len();
+    context.show.now(&format!("asking {} for the policy", ask::counted(count)));
+    let mut questions = ask::start(context, nodes).await;
+    let (mut refused, mut silent) = (None, None);
+    while let Some(answer) = questions.join_next().await {
+        let Ok((_, Asked { name, address, told })) = answer else { continue };
+        match told.map(|told| makes(&told, bundle, mode)) {
+            Ok(Ok(())) => {
+                context.show.step(&format!("{name} answered, and can do it"));
+                return Ok((name, address));
+            }
+            Ok(Err(why)) => refused = Some(format!("{name}: {why}")),
+            Err(failure) => silent = Some(format!("{name}: {}", failure.text)),
+        }
+    }
+    Err(no_maker(refused.or(silent)))
+}
+
+/// `2 of 3 nodes can take a shard, and 4 are needed; …`
+fn too_few(needed: usize, found: usize, asked: usize, reasons: Vec<String>) -> Failure {
+    let first = reasons.into_iter().next().map(|reason| format!("; {reason}")).unwrap_or_default();
+    let text = format!("{found} of {} can take a shard, and {needed} are needed{first}", ask::counted(asked));
+    Failure::new(REFUSED, text).with_hint("add nodes with `bento nodes add`, or ask for less: `--of`, `--keep`, or a larger `--need`")
+}
+
+fn no_maker(why: Option<String>) -> Failure {
+    let text = format!("no node can make the shards or put them together{}", why.map(|why| format!("; {why}")).unwrap_or_default());
+    Failure::new(REFUSED, text)
+        .with_hint("it takes a node with the image `shard`, and `installs` for all shards: add one, or ask for less: `--of`, `--keep`")
+}
+
+fn fit(needs: &Needs, name: String, address: NodeAddress, told: &Description) -> Fit {
+    let takes = uncovered(told, &needs.shelf);
+    let mut makes_with = Err(String::new());
+    for (installs, bundle) in &needs.shard {
+        makes_with = makes(told, bundle, needs.mode).map(|()| *installs);
+        if makes_with.is_ok() {
+            break;
+        }
+    }
+    Fit { name, address, operator: told.contact.clone().filter(|contact| !contact.is_empty()), takes, makes: makes_with }
+}
+
+/// Can a node make shards of this mode with this bundle?
+fn makes(told: &Description, bundle: &Bundle, mode: Mode) -> Result<(), String> {
+    uncovered(told, bundle)?;
+    let has = |package: &str| told.images.get(&bundle.manifest.needs.image).is_some_and(|all| all.iter().any(|own| own == package));
+    if mode == Mode::Fountain && !has(RAPTORQ) {
+        return Err(format!("its image `{}` does not have {RAPTORQ}, which the mode fountain needs", bundle.manifest.needs.image));
+    }
+    Ok(())
+}
+
+fn uncovered(told: &Description, bundle: &Bundle) -> Result<(), String> {
+    let name = &bundle.manifest.name;
+    match told.policy.compare(&bundle.manifest).into_iter().find(|line| !line.fits) {
+        None => Ok(()),
+        Some(line) => Err(bento::line(&format!("{name} needs {} of {}, and it offers {}", line.needs, line.key, line.offers))),
+    }
+}
+
+/// Operators by numbers: who they are is of no interest to Shard, and how long what they say of themselves is neither.
+fn labelled(mut nodes: Vec<Candidate>) -> Vec<Candidate> {
+    let mut labels = BTreeMap::new();
+    for node in &mut nodes {
+        if let Some(operator) = &mut node.operator {
+            let next = labels.len();
+            *operator = labels.entry(operator.clone()).or_insert(next).to_string();
+        }
+    }
+    nodes
+}
+
+/// Any of these.
+fn any<'a>(all: &[&'a Fit]) -> Result<Option<&'a Fit>, Failure> {
+    if all.is_empty() { Ok(None) } else { Ok(all.get(below(all.len())?).copied()) }
+}
+
+/// So many of these at most, in any order.
+fn shuffled(mut all: Vec<&Fit>, most: usize) -> Result<Vec<&Fit>, Failure> {
+    let mut order = Vec::new();
+    while !all.is_empty() && order.len() < most {
+        order.push(all.swap_remove(below(all.len())?));
+    }
+    Ok(order)
+}
+
+fn below(bound: usize) -> Result<usize, Failure> {
+    let chance = usize::try_from(Chance::new()?.next() >> 1).unwrap_or_default();
+    Ok(chance % bound)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operators_are_told_apart_and_not_told() {
+        let node = |port: u16, operator: Option<&str>| Candidate {
+            address: format!("127.0.0.1:{port}").parse().unwrap(),
+            operator: operator.map(str::to_owned),
+        };
+        let nodes = labelled(vec![node(1, Some("ada@a")), node(2, Some("bob@b")), node(3, None), node(4, Some("ada@a"))]);
+        let labels: Vec<Option<&str>> = nodes.iter().map(|node| node.operator.as_deref()).collect();
+        assert_eq!(labels, [Some("0"), Some("1"), None, Some("0")]);
+    }
+}

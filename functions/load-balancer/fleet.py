@@ -1,0 +1,363 @@
+"""The replicas: installed on other nodes, followed, drained and ended.
+
+Each is a record that lasts (in the store) and what was last heard of it (in memory). A thread follows each: it reads the replica's reports, which
+come every second, and has it serve when it does not.
+"""
+
+import base64
+import json
+import re
+import secrets
+import threading
+import time
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+from decide import Plan, Seen
+
+from bento.api import Busy, Refused, RemoteFailed, Timeout, Unreachable
+
+HERE = Path(__file__).parent
+
+LOST_SECONDS = 4.0
+"""A replica of which nothing was heard for so long is out. It tells something every second."""
+
+GONE_SECONDS = 60.0
+"""One that was lost for so long is given up."""
+
+SERVE_SECONDS = 15.0
+"""Between two orders to serve: the onion service is made within it, or never."""
+
+PAUSE_SECONDS = 1.0
+"""Before a replica is asked again."""
+
+DEPLOY_SECONDS = 10.0
+"""Before another round of all nodes, after none took a replica."""
+
+FOLLOWERS_MAX = 2
+"""Threads that may follow one replica: the second where the first hangs in a connection that says nothing."""
+
+TROUBLE = (Refused, RemoteFailed, Unreachable, Timeout, Busy, OSError)
+"""What a node can answer, or not."""
+
+PASSED_ON = ("memory", "cpu", "traffic", "rate", "lifetime", "processes", "descriptors", "storage")
+"""What a replica asks for as much of as this function was granted."""
+
+
+class Replica:
+    """One replica: its record, and what was heard."""
+
+    def __init__(self, record: dict) -> None:
+        self.record = record
+        self.report: dict = {}
+        self.heard: float | None = None
+        self.serving_at: float | None = None
+        self.begun = time.monotonic()
+        self.drained: float | None = time.monotonic() if record.get("draining") else None
+        self.gone = False
+        self.trouble = ""
+        self.followers = 0
+        self.ordered: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name, for people."""
+        return self.record["name"]
+
+    @property
+    def address(self) -> str | None:
+        """Its own onion service, once that is known."""
+        return self.report.get("address") or self.record.get("address")
+
+    def is_heard(self, now: float) -> bool:
+        """Has it told something lately, and that it serves?"""
+        return self.heard is not None and now - self.heard <= LOST_SECONDS and bool(self.report.get("serving"))
+
+    def is_lost(self, now: float) -> bool:
+        """Was it there, and is not?"""
+        return self.heard is not None and (now - self.heard > LOST_SECONDS or (self.serving_at is not None and not self.report.get("serving")))
+
+    def silent(self, now: float) -> float:
+        """For how long nothing was heard."""
+        return now - (self.heard if self.heard is not None else self.begun)
+
+    def away(self, now: float) -> float:
+        """For how long it has not served, of one that did."""
+        return now - self.serving_at if self.serving_at is not None else 0.0
+
+    def seen(self, now: float, plan: Plan, named: "set[str]") -> Seen:
+        """As the decisions see it. It serves when the front names it."""
+        connections, rate = self.report.get("connections", 0), self.report.get("rate", 0)
+        if self.record.get("draining"):
+            state = "draining"
+        elif self.is_lost(now):
+            state = "lost"
+        elif self.is_heard(now) and self.address in named:
+            state = "serving"
+        else:
+            state = "starting"
+        return Seen(self.name, state, plan.load(connections, rate), connections, self.away(now))
+
+
+class Fleet:
+    """All replicas of one front."""
+
+    def __init__(self, api, plan: Plan, setup: dict, tell: Callable[[str], None], follow: bool = True) -> None:
+        self._api = api
+        self._plan = plan
+        self._setup = setup
+        self._tell = tell
+        self._turn = threading.RLock()
+        self.stopping = not follow
+        self.refused: dict[str, str] = {}
+        self.deploying = 0
+        self.none_since: float | None = None
+        self._number = 0
+        self.replicas: dict[str, Replica] = {}
+        for record in _kept(api):
+            self._add(Replica(record))
+
+    def all(self) -> list[Replica]:
+        """Those that are there, by name."""
+        with self._turn:
+            return sorted(self.replicas.values(), key=lambda one: one.name)
+
+    def may_deploy(self, now: float) -> bool:
+        """Not while one is being installed, and not at once after no node took one."""
+        return not self.deploying and (self.none_since is None or now - self.none_since > DEPLOY_SECONDS)
+
+    def deploy(self) -> None:
+        """Installs one more, in the background, on the first node that takes it."""
+        with self._turn:
+            self.deploying += 1
+        _background(self._deploy)
+
+    def drain(self, name: str, on: bool = True) -> None:
+        """It is named no more, and ends when its connections have; or it serves on."""
+        replica = self.replicas[name]
+        replica.record["draining"] = on
+        replica.drained = time.monotonic() if on else None
+        self.keep()
+
+    def retire(self, replica: Replica) -> None:
+        """Ends it, if it has no connections; in the background."""
+        replica.gone = True
+        _background(lambda: self._retire(replica))
+
+    def give_up(self, replica: Replica, why: str) -> None:
+        """It is out for good; what can still be reached of it is ended."""
+        replica.gone = True
+        self._remove(replica)
+        self._tell(f"{replica.name} is given up: {why}")
+        _background(lambda: self._shut_down(replica))
+
+    def stop(self) -> None:
+        """Follows none any more. They serve on."""
+        self.stopping = True
+
+    def keep(self) -> None:
+        """Writes down which there are."""
+        with self._turn:
+            records = [one.record for one in self.replicas.values()]
+            self._api.store.put("fleet", json.dumps(records).encode())
+
+    def tend(self, now: float) -> None:
+        """What is to be done about single ones: followed again, given up, retired."""
+        for replica in self.all():
+            if replica.gone:
+                continue
+            silent = replica.silent(now)
+            if silent > GONE_SECONDS:
+                self.give_up(replica, replica.trouble or f"nothing was heard of it for {silent:.0f} s")
+            elif silent > LOST_SECONDS and replica.heard is not None and replica.followers < FOLLOWERS_MAX:
+                self._follow(replica)
+            elif replica.drained is not None and now - replica.drained > LOST_SECONDS and not replica.report.get("connections"):
+                self.retire(replica)
+
+    def _add(self, replica: Replica) -> None:
+        with self._turn:
+            self.replicas[replica.name] = replica
+            number = int(replica.name.rpartition("-")[2])
+            self._number = max(self._number, number)
+        self._follow(replica)
+
+    def _remove(self, replica: Replica) -> None:
+        with self._turn:
+            self.replicas.pop(replica.name, None)
+        self.keep()
+
+    def _candidates(self) -> list[str]:
+        """Nodes without a replica: first those that have not refused, each in random order."""
+        nodes = self._setup["nodes"] or [node.address for node in self._api.nodes.list()]
+        taken = {one.record["node"] for one in self.all()}
+        free = [node for node in nodes if node not in taken]
+        secrets.SystemRandom().shuffle(free)
+        return sorted(free, key=lambda node: node in self.refused)
+
+    def _deploy(self) -> None:
+        try:
+            candidates = self._candidates()
+            if not candidates:
+                self._tell("there is no further node for a replica")
+            for node in candidates:
+                if self.stopping:
+                    return
+                with self._turn:
+                    self._number += 1
+                    record = {"name": f"replica-{self._number}", "node": node, "invocation": _token("invoke"), "shutdown": _token("shutdown"), "address": None, "draining": False}  # fmt: skip
+                    replica = Replica(record)
+                    # Known before it is there, so that none is left where nobody knows of it.
+                    self.replicas[replica.name] = replica
+                self.keep()
+                try:
+                    self._api.nodes.install(node, _bundle(), record["invocation"], record["shutdown"])
+                    self._feed(replica)
+                except TROUBLE as error:
+                    self.refused[node] = str(error)
+                    self._tell(f"{node[:12]}… takes no replica: {error}")
+                    self._remove(replica)
+                    self._shut_down(replica)
+                    continue
+                self.refused.pop(node, None)
+                self.none_since = None
+                self._tell(f"{replica.name} is installed at {node[:12]}…")
+                replica.begun = time.monotonic()
+                self._follow(replica)
+                return
+            self.none_since = time.monotonic()
+        finally:
+            with self._turn:
+                self.deploying -= 1
+
+    def _feed(self, replica: Replica) -> None:
+        """Gives it what it is to serve."""
+        if not self._setup["origin"]:
+            with self._api.store.open("site") as site, self._remote(replica).invoke("site", input=site) as result:
+                result.read()
+
+    def _remote(self, replica: Replica):
+        record = replica.record
+        return self._api.nodes.function(record["node"], record["invocation"], record["shutdown"])
+
+    def _follow(self, replica: Replica) -> None:
+        if self.stopping:
+            return
+        with self._turn:
+            replica.followers += 1
+        _background(lambda: self._followed(replica))
+
+    def _followed(self, replica: Replica) -> None:
+        try:
+            while not self.stopping and not replica.gone:
+                try:
+                    with self._remote(replica).invoke("watch") as result:
+                        for line in result_lines(result):
+                            self._heard(replica, json.loads(line))
+                            if self.stopping or replica.gone:
+                                return
+                except Refused as error:
+                    if not replica.gone:
+                        # Its node has no such function: it was shut down there, or its lifetime is over.
+                        self.give_up(replica, str(error))
+                    return
+                except TROUBLE as error:
+                    replica.trouble = str(error)
+                if not replica.gone:
+                    self._fallen(replica)
+                    time.sleep(PAUSE_SECONDS)
+        finally:
+            with self._turn:
+                replica.followers -= 1
+
+    def _heard(self, replica: Replica, report: dict) -> None:
+        now = time.monotonic()
+        replica.report, replica.heard = report, now
+        if report["serving"]:
+            replica.serving_at = now
+            if replica.record["address"] != report["address"]:
+                replica.record["address"] = report["address"]
+                self.keep()
+        elif replica.drained is None and (replica.ordered is None or now - replica.ordered > SERVE_SECONDS):
+            replica.ordered = now
+            arguments = {"front": self._setup["address"], "origin": self._setup["origin"]}
+            # It serves on when this function ends; how it ended is told by its reports.
+            with self._remote(replica).invoke("serve", detach=secrets.token_hex(16), **arguments) as result:
+                result.read()
+
+    def _fallen(self, replica: Replica) -> None:
+        """Its reports have ended: it is out until it tells something again."""
+        if replica.report.get("serving"):
+            replica.report = replica.report | {"serving": False, "connections": 0, "rate": 0}
+            # A process that has ended has to be told to serve.
+            replica.ordered = None
+            self._tell(f"{replica.name} is lost: {replica.trouble or 'its reports have ended'}")
+
+    def _retire(self, replica: Replica) -> None:
+        try:
+            with self._remote(replica).invoke("retire") as result:
+                answer = json.loads(result.read())
+            if not answer["retired"]:
+                # Somebody came at the last moment.
+                replica.report = answer
+                replica.gone = False
+                self._follow(replica)
+                return
+        except TROUBLE:
+            pass  # It has ended in its own way.
+        self._shut_down(replica)
+        self._remove(replica)
+        self._tell(f"{replica.name} is retired")
+
+    def _shut_down(self, replica: Replica) -> bool:
+        for pause in (1, 4, 0):
+            try:
+                self._remote(replica).shutdown()
+                return True
+            except Refused:
+                return True  # It is gone already.
+            except TROUBLE:
+                time.sleep(pause)
+        return False
+
+    def end_all(self) -> list[str]:
+        """Ends all, whatever they do; gives the names of those that could not be reached."""
+        left = []
+        for replica in self.all():
+            replica.gone = True
+            if self._shut_down(replica):
+                self._remove(replica)
+            else:
+                left.append(replica.name)
+        return left
+
+
+def result_lines(result):
+    """The lines of a running invocation, each as soon as it has come."""
+    rest = b""
+    while piece := result.read1(65_536):
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from whole
+
+
+def _kept(api) -> list[dict]:
+    return json.loads(api.store.get("fleet")) if "fleet" in api.store else []
+
+
+def _bundle() -> dict[str, bytes]:
+    """The replica. It asks for as much as this function was granted."""
+    needs = tomllib.loads((HERE / "manifest.toml").read_text())["needs"]
+    files = {path.name: path.read_bytes() for path in (HERE / "replica").iterdir() if path.suffix in (".py", ".toml")}
+    manifest = files["manifest.toml"].decode()
+    for key in PASSED_ON:
+        value = needs[key] if isinstance(needs[key], int) else f'"{needs[key]}"'
+        manifest = re.sub(rf"(?m)^{key} = .*$", f"{key} = {value}", manifest)
+    return files | {"manifest.toml": manifest.encode()}
+
+
+def _token(kind: str) -> str:
+    return f"bento-{kind}-{base64.b32encode(secrets.token_bytes(32)).decode().rstrip('=').lower()}"
+
+
+def _background(work: Callable[[], object]) -> None:
+    threading.Thread(target=work, daemon=True).start()
