@@ -263,7 +263,7 @@ fn path(world: &World, names: &[&str]) -> Vec<String> {
 }
 
 /// Runs a method to its end, and gives what it said, line by line.
-async fn run(person: &Person<'_>, node: &str, function: &str, method: &str, arguments: &Value) -> Vec<Value> {
+async fn run(person: &Person, node: &str, function: &str, method: &str, arguments: &Value) -> Vec<Value> {
     let arguments: Vec<String> = arguments.as_object().expect("arguments").iter().map(|(key, value)| format!("{key}={value}")).collect();
     let mut words = vec!["run", node, function, method];
     words.extend(arguments.iter().map(String::as_str));
@@ -278,7 +278,7 @@ struct Going {
 }
 
 impl Going {
-    fn start(person: &Person<'_>, node: &str, function: &str, method: &str, arguments: &Value) -> Result<Self, Error> {
+    fn start(person: &Person, node: &str, function: &str, method: &str, arguments: &Value) -> Result<Self, Error> {
         let arguments: Vec<String> =
             arguments.as_object().ok_or("arguments")?.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let mut words = vec!["run", node, function, method];

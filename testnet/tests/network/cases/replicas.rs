@@ -82,7 +82,7 @@ fn serving(told: &Value) -> usize {
 }
 
 /// Asks until it is so.
-async fn until(person: &Person<'_>, is_so: impl Fn(&Value) -> bool) -> Result<Value, Error> {
+async fn until(person: &Person, is_so: impl Fn(&Value) -> bool) -> Result<Value, Error> {
     let end = Instant::now() + STEP_DEADLINE;
     loop {
         let told = person.bento(&["balance", "status", "--json"]).await.good().json();

@@ -43,7 +43,7 @@ struct Nodes {
 }
 
 impl Nodes {
-    async fn start(world: &World, person: &Person<'_>, name: &str, count: usize) -> Result<Self, Error> {
+    async fn start(world: &World, person: &Person, name: &str, count: usize) -> Result<Self, Error> {
         let tor = world.shared_tor().await?;
         let started = (0..count).map(|number| async move {
             let (own, directory) = (format!("{name}{number}"), world.scratch.path().join(format!("{name}{number}")));
@@ -71,7 +71,7 @@ impl Nodes {
     }
 
     async fn stop(self) {
-        let mut stopping: JoinSet<()> = self.nodes.into_values().map(|node| async move { drop(node.program.stop().await) }).collect();
+        let mut stopping: JoinSet<()> = self.nodes.into_values().map(|node| async move { let _ = node.program.stop().await; }).collect();
         while stopping.join_next().await.is_some() {}
     }
 }
