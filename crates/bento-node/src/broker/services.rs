@@ -136,6 +136,8 @@ impl Service {
             address: None,
             wanted: OnionService::new(80, target),
             uploaded: watch::channel(false).0,
+            front: None,
+            backend: None,
             door: Arc::new(door),
             closed: CancellationToken::new(),
         }
