@@ -79,8 +79,9 @@ impl Drip {
     pub fn count(plain: u64, each: u64) -> Result<(usize, u64), ClientError> {
         let fits = |count: u64| FileKey::plain_size(count.checked_mul(each)?).filter(|held| *held >= plain);
         let first = (plain / each.max(1)).max(1);
-        // A length that no sealed file has is followed by one that some have.
-        let found = (first..=first.saturating_add(3)).find_map(|count| Some((count, fits(count)?)));
+        // Sealing adds 16 bytes to each 64 KiB, less than three portions of the most there are; and a length that no sealed file has is followed
+        // by one that some have.
+        let found = (first..=first.saturating_add(6)).find_map(|count| Some((count, fits(count)?)));
         match found {
             Some((count, held)) if count <= PORTIONS_MAX => Ok((usize::try_from(count).unwrap_or(usize::MAX), held)),
             _ => Err(ClientError::Request(format!("the file would leave in more than {PORTIONS_MAX} portions; make them larger"))),

@@ -110,7 +110,7 @@ mod tests {
             "www at abc.onion; its descriptor is stored by 8 directories\n\n\
              REPLICA    STATE    LOAD  CONNECTIONS  SERVED  BYTES   RATE     WEIGHT  NODE\n\
              replica-1  serving  50 %  4            17      1.5 MB  250 B/s  5       nnnnnnnnnnnn….onion\n\
-             \nhold: mean load 50% over 1\n     10 s ago  grow: one [2J\n"
+             \nhold: mean load 50% over 1\n     10 s ago  grow: one[2J\n"
         );
         assert!(table_of("www", &json!({"running": false, "address": "abc.onion", "replicas": []})).contains("does not run"));
         // Nothing that is missing or of another kind matters.

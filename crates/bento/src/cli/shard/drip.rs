@@ -302,7 +302,7 @@ mod tests {
         let hurry = before("a.tar", &sample(30, "10 min"), keep).unwrap();
         assert!(hurry.contains("more often than somebody sends photos: 30 min or more"), "{hurry}");
         let one = before("a.tar", &sample(1, "1 h"), keep).unwrap();
-        assert!(one.starts_with("a.tar leaves in 1 upload of 2000000 bytes, at random times over 1 h, to 4"), "{one}");
+        assert!(one.starts_with("a.tar leaves in 1 upload of 2000000 bytes, at random times over 60 min, to 4"), "{one}");
         let mut dripping = sample(30, "6 h");
         (dripping.uploads, dripping.first) = (32, Some(now_ms() - 1000));
         assert!(after(&dripping).starts_with("On this computer's line there were 32 uploads of 2000000 bytes over "));
