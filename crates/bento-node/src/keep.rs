@@ -85,7 +85,11 @@ impl Keep {
     async fn close(&self) {
         let recent = self.recent().take();
         // It may be the last one, and then the log is emptied.
-        let _ = blocking(move || Ok(drop(recent))).await;
+        let _ = blocking(move || {
+            drop(recent);
+            Ok(())
+        })
+        .await;
     }
 
     fn recent(&self) -> MutexGuard<'_, Option<Vault>> {

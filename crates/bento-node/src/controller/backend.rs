@@ -7,6 +7,9 @@ use tokio::{net::UnixStream, sync::mpsc};
 use super::command::Router;
 use crate::{egress::Stream, link::CallError};
 
+/// A client of an onion service, and the port at which it came.
+pub type Client = (u16, Box<dyn Stream>);
+
 /// Tor, as far as it is one function's. Every fingerprint is 40 hexadecimal digits in upper case, every address 56 characters without `.onion`.
 pub trait Backend: Send + Sync + 'static {
     /// Does the grant cover this call?
@@ -69,7 +72,7 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the service is closed.
-    fn accept(&self, service: u64) -> impl Future<Output = Result<Option<(u16, Box<dyn Stream>)>, CallError>> + Send;
+    fn accept(&self, service: u64) -> impl Future<Output = Result<Option<Client>, CallError>> + Send;
 
     /// Ends an onion service.
     fn close_service(&self, service: u64) -> impl Future<Output = ()> + Send;

@@ -144,7 +144,7 @@ impl<B: Backend> View<B> {
             let mut state = self.state();
             let open = &mut state.services.open;
             // As with tor, one of another connection is as unknown as one that never was.
-            if !open.get(address).is_some_and(|entry| entry.session.is_none_or(|of| of == session)) {
+            if open.get(address).is_none_or(|entry| entry.session.is_some_and(|of| of != session)) {
                 return Err(Reply::new(552, "Unknown Onion Service id"));
             }
             open.remove(address).map(|entry| entry.number)

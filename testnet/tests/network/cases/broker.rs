@@ -524,7 +524,7 @@ async fn ended(world: &World) -> Outcome {
     let has = holder.said().await?;
     let address = has["address"].as_str().ok_or("no address")?;
     assert_eq!(visited(world, address, 80, "hello").await?, "here");
-    assert_eq!(lender.circuits().await?, [path.clone()]);
+    assert_eq!(lender.circuits().await?, std::slice::from_ref(&path));
     for process in below(lender.node.program.pid(), "python3.11") {
         kill(process)?;
     }
