@@ -169,6 +169,11 @@ fn the_shipped_policy_admits_the_standard_functions() {
         let path = entry.unwrap().path().join("manifest.toml");
         if let Ok(manifest) = std::fs::read_to_string(&path) {
             let manifest = Manifest::parse(&manifest).unwrap();
+            // An operator has to open Tor to functions: the shipped policy does not.
+            if manifest.name == "load-balancer" {
+                assert!(policy.admit(&manifest).is_err());
+                continue;
+            }
             policy.admit(&manifest).unwrap_or_else(|refusal| panic!("{}: {refusal}", manifest.name));
             count += 1;
         }

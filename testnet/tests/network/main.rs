@@ -14,7 +14,7 @@ use world::{Case, World};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let cases: Vec<Case> = [
+    let mut cases: Vec<Case> = [
         cases::exits::CASES,
         cases::onion_services::CASES,
         cases::daemons::CASES,

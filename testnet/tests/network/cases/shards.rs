@@ -71,7 +71,13 @@ impl Nodes {
     }
 
     async fn stop(self) {
-        let mut stopping: JoinSet<()> = self.nodes.into_values().map(|node| async move { let _ = node.program.stop().await; }).collect();
+        let mut stopping: JoinSet<()> = self
+            .nodes
+            .into_values()
+            .map(|node| async move {
+                let _ = node.program.stop().await;
+            })
+            .collect();
         while stopping.join_next().await.is_some() {}
     }
 }
