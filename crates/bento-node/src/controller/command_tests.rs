@@ -45,7 +45,7 @@ fn what_stem_sends_is_understood() {
             "EXTENDCIRCUIT 0 middle1,$B3180620C1F672D857AEB4446A19DF9161DC2CA3~exit1 purpose=Controller",
             extend(None, &[middle.clone(), exit.clone()], Purpose::Controller),
         ),
-        ("EXTENDCIRCUIT 25 b3180620c1f672d857aeb4446a19df9161dc2ca3", extend(Some(25), &[exit.clone()], Purpose::General)),
+        ("EXTENDCIRCUIT 25 b3180620c1f672d857aeb4446a19df9161dc2ca3", extend(Some(25), std::slice::from_ref(&exit), Purpose::General)),
         ("SETCIRCUITPURPOSE 25 purpose=controller", Command::Repurpose { circuit: 25, purpose: Purpose::Controller }),
         ("CLOSECIRCUIT 25 ", Command::CloseCircuit { circuit: 25, if_unused: false }),
         ("CLOSECIRCUIT 25 IfUnused", Command::CloseCircuit { circuit: 25, if_unused: true }),

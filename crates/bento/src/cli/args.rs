@@ -418,7 +418,7 @@ pub(crate) enum Balance {
     #[command(
         after_help = "Examples:\n  bento balance up --site public\n  bento balance up --site public --least 2 --most 8 --connections 20 --watch\n  bento balance up --origin ….onion:80 --key hs_ed25519_secret_key --on bert --on carl"
     )]
-    Up(BalanceUp),
+    Up(Box<BalanceUp>),
     /// Show the replicas, their load, and what is being decided and why
     #[command(after_help = "Examples:\n  bento balance status\n  bento balance status www --watch")]
     Status(BalanceStatus),

@@ -27,7 +27,7 @@ const WATCH_SECONDS: u64 = 3600;
 
 pub(crate) async fn run(context: &Context, args: args::Balance) -> Result<(), Failure> {
     match args {
-        args::Balance::Up(args) => up::run(context, args).await,
+        args::Balance::Up(args) => up::run(context, *args).await,
         args::Balance::Status(args) => status(context, args).await,
         args::Balance::Down(args) => down(context, args).await,
     }

@@ -141,12 +141,12 @@ pub(super) async fn renew(context: &Context, args: args::ShardRenew) -> Result<(
         rows.push(vec![format!("shard {number}"), called.clone(), said]);
         json.push(json!({"number": number, "node": called, "remaining": remaining, "why": why}));
     }
-    if good == json.len() {
-        if let Named::Ours(name, _) = named(&args.recipe)? {
-            let mut open = Shelves::new()?.open(&name)?;
-            open.kept.since = Some(now());
-            open.save()?;
-        }
+    if good == json.len()
+        && let Named::Ours(name, _) = named(&args.recipe)?
+    {
+        let mut open = Shelves::new()?.open(&name)?;
+        open.kept.since = Some(now());
+        open.save()?;
     }
     let (count, need) = (json.len(), recipe.shards.k);
     context.say(&table(&rows), &json!({"name": name, "renewed": good, "need": need, "shards": json}))?;
@@ -206,10 +206,10 @@ pub(super) async fn remove(context: &Context, args: args::ShardRm) -> Result<(),
     }
     left.sort();
     let called = open.as_ref().map_or_else(|| args.recipe.clone(), |open| open.kept.file.name.clone());
-    if left.is_empty() || args.forget {
-        if let Some(open) = open.take() {
-            open.remove()?;
-        }
+    if (left.is_empty() || args.forget)
+        && let Some(open) = open.take()
+    {
+        open.remove()?;
     }
     let mut text = format!("Ended {ended} functions of {called}.\n");
     for (what, node, why) in &left {

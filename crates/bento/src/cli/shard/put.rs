@@ -181,12 +181,12 @@ async fn begin(context: &Context, args: &args::ShardPut, mut open: Open, wanted:
     open.kept.recipe.clone_from(&wanted.recipe);
     open.kept.work = Some(Work::new(Task::Spread)?);
     open.save()?;
-    if let (Some(over), Padding::Portions(each)) = (args.over, wanted.padding) {
-        if let Err(failure) = places(context, args, &mut open, each, over).await {
-            // No node has heard of it.
-            open.remove()?;
-            return Err(failure);
-        }
+    if let (Some(over), Padding::Portions(each)) = (args.over, wanted.padding)
+        && let Err(failure) = places(context, args, &mut open, each, over).await
+    {
+        // No node has heard of it.
+        open.remove()?;
+        return Err(failure);
     }
     Ok(open)
 }

@@ -69,12 +69,12 @@ pub(super) async fn chosen(context: &Context, open: &Open, task: Task, host: Opt
 /// Shard, installed, and what was chosen if that was done now. One that has ended meanwhile is followed by another.
 pub(super) async fn shard(context: &Context, open: &mut Open, host: Option<&str>) -> Result<(Shard, Option<Chosen>), Failure> {
     let task = open.work()?.task;
-    if let (Some(host), Some(place)) = (host, &open.work()?.shard.clone()) {
-        if context.node(host)?.1 != place.node()? {
-            context.show.step("another node is to do it; what the other one has of it is given up");
-            give_up(context, place).await;
-            forgotten(open)?;
-        }
+    if let (Some(host), Some(place)) = (host, &open.work()?.shard.clone())
+        && context.node(host)?.1 != place.node()?
+    {
+        context.show.step("another node is to do it; what the other one has of it is given up");
+        give_up(context, place).await;
+        forgotten(open)?;
     }
     let mut chosen = None;
     loop {
