@@ -424,7 +424,7 @@ mod tests {
     #[test]
     fn a_node_with_the_usual_policy_takes_what_it_should_and_shard_may_install_its_dropboxes() {
         let policy = bento_proto::Policy::parse("[offers]\nimage = [\"python3\", \"shard\"]\n").unwrap();
-        for (size, need, of) in [(1_000_000, 2, 4), (60_000_000, 2, 4), (50_000_000, 1, 3), (100_000, 4, 4)] {
+        for (size, need, of) in [(1_000_000, 2, 4), (50_000_000, 2, 4), (30_000_000, 1, 3), (100_000, 4, 4)] {
             let load = load(size, need, of);
             let shard = load.shard_bundle().unwrap();
             let grant = policy.admit(&shard.manifest).unwrap();
