@@ -68,9 +68,12 @@ fn is_checked(command: &Command) {
         Router::Fingerprint(name) => {
             assert!(name.len() == 40 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F')), "{name}");
         }
-        Router::Nickname(name) => assert!((1..=19).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{name}"),
+        Router::Nickname(name) => {
+            assert!((1..=19).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{name}")
+        }
     };
-    let address = |address: &str| assert!(address.len() == 56 && address.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7')), "{address}");
+    let address =
+        |address: &str| assert!(address.len() == 56 && address.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7')), "{address}");
     match command {
         Command::Extend(extend) => {
             assert!(extend.path.len() <= 8 && extend.circuit != Some(0));
