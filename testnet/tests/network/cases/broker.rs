@@ -406,7 +406,7 @@ async fn chosen(world: &World) -> Outcome {
         ("no name", "NameNotFound"),
         ("not granted", "Refused"),
         ("onion", "Refused"),
-        ("unknown onion", "Unreachable"),
+        ("unknown onion", "NameNotFound"),
         ("onion port", "Refused"),
         ("no relay", "Missing"),
         ("no relays fit", "Missing"),

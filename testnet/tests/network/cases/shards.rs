@@ -123,7 +123,7 @@ async fn nodes_die(world: &World) -> Outcome {
     nodes.kill(&holders[0]).await?;
     nodes.kill(&holders[1]).await?;
     let spoilt = spoil(&nodes.state(&holders[2]))?;
-    assert!(spoilt > 5, "{spoilt} files");
+    assert!(spoilt > 0, "nothing to spoil");
     let got = person.bento(&["shard", "get", "recipe", "-o", "copy", "--json"]).await.good().json();
     assert!(std::fs::read(person.home.join("copy"))? == file);
     let met = lost(&got);
