@@ -10,7 +10,8 @@ use ::syscalls::Sysno;
 /// `sendmsg` is left out although it looks harmless: descriptors sent and not received count against the bound of the user whom all
 /// jails of a node share, so one function could stop the others' sockets. `connect`, `bind`, `listen` and `accept` are left out because a
 /// function's sockets come connected. `kill` is left out because there is nobody to reach. `sysinfo`, `statfs` and `fstatfs` are left out because
-/// they tell of the machine and of what others do on it just now: its load, its memory, its disk.
+/// they tell of the machine and of what others do on it just now: its load, its memory, its disk. `flock` is left out because it can lock the files
+/// that all functions share, and whose the machine is.
 #[rustfmt::skip]
 const EVERYWHERE: &[&str] = &[
     // Memory, start and end.
@@ -26,7 +27,7 @@ const EVERYWHERE: &[&str] = &[
     "clock_getres", "clock_gettime", "clock_nanosleep", "gettimeofday", "nanosleep",
     // Files.
     "chdir", "close", "close_range", "dup", "dup3", "faccessat", "faccessat2", "fadvise64", "fallocate", "fchdir", "fchmod", "fchmodat", "fcntl",
-    "fdatasync", "flock", "fstat", "fsync", "ftruncate", "getcwd", "getdents64", "ioctl", "linkat", "lseek", "mkdirat",
+    "fdatasync", "fstat", "fsync", "ftruncate", "getcwd", "getdents64", "ioctl", "linkat", "lseek", "mkdirat",
     "newfstatat", "openat", "openat2", "pread64", "preadv", "pwrite64", "pwritev", "read", "readlinkat", "readv", "renameat", "renameat2",
     "sendfile", "statx", "symlinkat", "sync_file_range", "truncate", "unlinkat", "utimensat", "write", "writev",
     // Sockets, pipes and waiting.

@@ -31,6 +31,12 @@ impl Room {
         let units = (size.as_bytes() / UNIT as u64).min(Semaphore::MAX_PERMITS as u64);
         Self { units: Arc::new(Semaphore::new(units as usize)), size }
     }
+
+    fn take(&self, units: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+        // No bundle is longer than 32 bits can say.
+        let taken = Arc::clone(&self.units).try_acquire_many_owned(units as u32);
+        taken.map_err(|_| Refusal::Busy { what: "bytes of bundles", limit: self.size.as_bytes() })
+    }
 }
 
 impl Archive {
@@ -49,9 +55,7 @@ impl Archive {
             return Err(Refusal::TooLong { what: "the bundle", limit: BUNDLE_BYTES_MAX as u64 });
         }
         let more = length.div_ceil(UNIT) - self.bytes.len().div_ceil(UNIT);
-        // A bundle's length, checked above, fits into 32 bits.
-        let more = Arc::clone(&self.room.units).try_acquire_many_owned(more as u32);
-        let more = more.map_err(|_| Refusal::Busy { what: "bytes of bundles", limit: self.room.size.as_bytes() })?;
+        let more = self.room.take(more)?;
         match &mut self.taken {
             Some(taken) => taken.merge(more),
             None => self.taken = Some(more),
@@ -68,6 +72,16 @@ impl Archive {
     /// Gives the bytes back, and keeps the memory that they took for what was read from them.
     pub fn into_taken(self) -> Option<OwnedSemaphorePermit> {
         self.taken
+    }
+
+    /// Gives the bytes back, and takes the memory of what was read from them out of another room: what comes from strangers and may never be
+    /// whole must not fill that of functions that are here.
+    ///
+    /// # Errors
+    /// When that is full.
+    pub fn kept_in(self, room: &Room) -> Result<OwnedSemaphorePermit, Refusal> {
+        let units = self.bytes.len().div_ceil(UNIT);
+        room.take(units)
     }
 }
 
@@ -86,10 +100,13 @@ mod tests {
         let mut second = Archive::new(Arc::clone(&room));
         second.push(&[0; 1024]).unwrap();
         assert!(matches!(second.push(&[0]), Err(Refusal::Busy { limit: 4096, .. })));
-        let taken = first.into_taken();
-        assert!(second.push(&[0]).is_err());
-        drop(taken);
+        let kept = Room::new(Size::bytes(3 * 1024));
+        let taken = first.kept_in(&kept).unwrap();
+        assert_eq!((room.units.available_permits(), kept.units.available_permits()), (3, 0));
         second.push(&[0]).unwrap();
+        assert!(matches!(second.kept_in(&kept), Err(Refusal::Busy { limit: 3072, .. })));
+        drop(taken);
+        assert_eq!(kept.units.available_permits(), 3);
         assert!(matches!(Archive::new(room).push(&[0; BUNDLE_BYTES_MAX + 1]), Err(Refusal::TooLong { .. })));
     }
 }

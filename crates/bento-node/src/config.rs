@@ -132,7 +132,7 @@ pub struct Limits {
     pub connect: Span,
     /// Longest time that running invocations have to end when the node stops.
     pub stop: Span,
-    /// Most memory that bundles of all functions may take together.
+    /// Most memory that bundles of all functions may take together; those that are coming may take as much again.
     pub bundles: Size,
     /// Most that all functions together may be granted to store on disk.
     pub storage: Size,

@@ -26,8 +26,8 @@ use crate::{
     jail::Trouble,
     keep::Keep,
     lease::Lease,
-    link::{Call, CallError},
-    meter::Meter,
+    link::{Call, CallError, CallErrorKind},
+    meter::{Meter, Way},
     pool::Pool,
     process::{Invocation, Process, StartError, log_text},
     remote::Elsewhere,
@@ -40,6 +40,12 @@ const SHARE: usize = 4;
 
 /// Calls to its store that one function may have under way: each may hold a thread that waits for the disk.
 const STORING_MAX: usize = 16;
+
+/// Calls of one function that may be under way besides those that have a stream: each has a frame of up to 16 KiB in the node's memory.
+const CALLS_MAX: usize = 128;
+
+/// Kept outputs of one function that are fetched at the same time: each has up to 0.3 MB in the node's memory while its client reads slowly.
+const FETCHES_MAX: usize = 8;
 
 /// What all containers of a node share.
 #[derive(Debug)]
@@ -56,8 +62,8 @@ pub struct Host {
     pub registry: Registry,
     /// Nodes that functions are told of.
     pub nodes: Vec<Known>,
-    /// The memory for bundles.
-    pub bundles: Arc<archive::Room>,
+    /// The memory for bundles that are coming, from clients and from functions for other nodes.
+    pub incoming: Arc<archive::Room>,
     /// Bounds of the node.
     pub limits: Limits,
     /// Room for functions' streams to elsewhere.
@@ -83,6 +89,8 @@ pub struct Container {
     pub connections: Arc<Semaphore>,
     /// Room for its calls to its store.
     pub storing: Arc<Semaphore>,
+    /// Room for outputs that are fetched.
+    fetches: Arc<Semaphore>,
     /// Keeps its circuits apart from every other function's.
     pub isolation: Isolation,
     /// Through how many functions on other nodes it came.
@@ -138,6 +146,11 @@ pub struct Made {
     pub depth: u32,
 }
 
+/// Streams to elsewhere that a function may have at the same time.
+fn streams_max(grant: &Grant, node: &Host) -> usize {
+    (grant.descriptors() as usize).min(node.limits.connections.div_ceil(SHARE))
+}
+
 impl Container {
     /// A container whose process starts with its first invocation.
     pub fn new(made: Made, node: Arc<Host>) -> Arc<Self> {
@@ -145,7 +158,8 @@ impl Container {
         let container = Arc::new(Self {
             meter: Arc::new(Meter::resumed(grant.traffic().as_bytes(), grant.rate().bytes_per_second(), used.traffic)),
             cpu: Arc::new(Cpu::new(grant.cpu().duration(), grant.share().percent(), Duration::from_millis(used.cpu_ms))),
-            connections: Arc::new(Semaphore::new((grant.descriptors() as usize).min(node.limits.connections.div_ceil(SHARE)))),
+            connections: Arc::new(Semaphore::new(streams_max(&grant, &node))),
+            fetches: Arc::new(Semaphore::new(FETCHES_MAX)),
             storing: Arc::new(Semaphore::new((grant.descriptors() as usize).min(STORING_MAX))),
             invocations: Arc::new(Semaphore::new(grant.invocations() as usize)),
             bundle,
@@ -228,8 +242,18 @@ impl Container {
         self.alive().map_err(StartError::Refused)?;
         let busy = || StartError::Refused(Refusal::Busy { what: "invocations of this function", limit: self.grant.invocations().into() });
         // A process may end between the look-up and the hand-over; the second one that does so ends by its own doing.
+        let mut counted = false;
         for _ in 0..2 {
             let permit = Arc::clone(&self.invocations).try_acquire_owned().map_err(|_| busy())?;
+            if !counted {
+                // They travel in a header, and are read by the function as its input is.
+                tokio::select! {
+                    _ = self.meter.pass(Way::Received, arguments.get().len()) => {}
+                    () = self.over.cancelled() => {}
+                }
+                counted = true;
+                self.alive().map_err(StartError::Refused)?;
+            }
             let process = self.awake(key).await?;
             let left = self.lease.left().as_secs_f64();
             let begun = process.invoke(method, arguments, left, permit).await;
@@ -242,6 +266,20 @@ impl Container {
             }
         }
         Err(StartError::Refused(Refusal::Unloadable { error: "its process ended at once".into(), traceback: String::new() }))
+    }
+
+    /// Room for one more client that fetches a kept output.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn fetch(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        let busy = |_| Refusal::Busy { what: "clients that fetch outputs of this function", limit: FETCHES_MAX as u64 };
+        Arc::clone(&self.fetches).try_acquire_owned().map_err(busy)
+    }
+
+    /// Calls that it may have under way, streams that were handed over included.
+    pub fn calls_max(&self) -> usize {
+        streams_max(&self.grant, &self.node) + CALLS_MAX
     }
 
     fn alive(&self) -> Result<(), Refusal> {
@@ -280,12 +318,14 @@ impl Container {
         self.process.lock().await.take_if(|process| Arc::ptr_eq(process, ended));
     }
 
-    /// Keeps a line for the function's own client.
+    /// Keeps a line for the function's own client. It counts when it is said, not when it is read.
     ///
     /// # Errors
-    /// When the call has no text.
-    pub fn log(&self, call: &Call) -> Result<Value, CallError> {
+    /// When the call has no text, or the function no traffic.
+    pub async fn log(&self, call: &Call) -> Result<Value, CallError> {
         let text = log_text(call)?;
+        let passed = self.meter.pass(Way::Sent, text.len()).await;
+        passed.map_err(|_| CallError::new(CallErrorKind::Refused, "traffic is used up"))?;
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         if log.len() == LOG_LINES_MAX {
             log.pop_front();

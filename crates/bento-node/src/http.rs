@@ -174,7 +174,7 @@ fn depth(headers: &HeaderMap) -> Result<u32, Refusal> {
 /// byte by byte, it would hold its memory for days.
 async fn bundle(node: &Node, body: &mut Body, length: Option<usize>) -> Result<(Archive, Bytes), Failure> {
     let cut = || Refusal::BadRequest("the bundle was cut off".into());
-    let mut archive = Archive::new(node.bundles());
+    let mut archive = Archive::new(node.incoming());
     let coming = async {
         while length != Some(archive.bytes().len()) {
             let Some(frame) = body.frame().await else {

@@ -21,6 +21,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 use tokio::{io::Interest, net::UnixStream, time::timeout};
+use tokio_util::sync::CancellationToken;
 
 use bento_proto::{Bound, Outcome};
 
@@ -261,6 +262,8 @@ pub struct Link {
     /// Tokio has no type for packet sockets. This one only waits for the descriptor to be ready; it is read and written by `recvmsg` and
     /// `sendmsg` alone.
     socket: UnixStream,
+    /// Raised when the function left its socket unread for too long, whoever it was that wrote.
+    deaf: CancellationToken,
 }
 
 impl Link {
@@ -271,7 +274,12 @@ impl Link {
     pub fn pair() -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         rustix::io::ioctl_fionbio(&ours, true)?;
-        Ok((Self { socket: UnixStream::from_std(ours.into())? }, theirs))
+        Ok((Self { socket: UnixStream::from_std(ours.into())?, deaf: CancellationToken::new() }, theirs))
+    }
+
+    /// Waits until the function counts as one that does not read.
+    pub async fn deaf(&self) {
+        self.deaf.cancelled().await;
     }
 
     /// Sends one message as it is.
@@ -289,7 +297,10 @@ impl Link {
             Ok(sendmsg(&self.socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?)
         });
         match timeout(SEND_DEADLINE, sending).await {
-            Err(_) => Err(Violation::Deaf),
+            Err(_) => {
+                self.deaf.cancel();
+                Err(Violation::Deaf)
+            }
             Ok(Err(error)) => Err(Violation::Socket(error)),
             Ok(Ok(_)) => Ok(()),
         }

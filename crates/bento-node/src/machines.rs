@@ -143,7 +143,7 @@ impl State {
         if !(1..=MACHINES_MAX).contains(&machines.len()) {
             return Err(bad(format!("a stream has 1 to {MACHINES_MAX} machines")));
         }
-        if self.sets.len() >= SETS_MAX || count == 0 || self.frameworks.len() + count > FRAMEWORKS_MAX {
+        if self.sets.len() >= SETS_MAX || count == 0 || count > FRAMEWORKS_MAX - self.frameworks.len() {
             let text = format!("a function has machines for at most {FRAMEWORKS_MAX} streams, in at most {SETS_MAX} sets");
             return Err(CallError::new(CallErrorKind::Busy, text));
         }

@@ -62,6 +62,7 @@ pub struct Node {
     host: Arc<Host>,
     functions: Arc<Functions>,
     places: Places,
+    /// The memory for bundles of functions that are here.
     bundles: Arc<Room>,
     storage: Arc<Semaphore>,
     /// Held while a function is written down: two requests for the same one make one.
@@ -151,10 +152,9 @@ impl Node {
         registry: Registry,
     ) -> Self {
         let limits = config.limits.clone();
-        let bundles = Arc::new(Room::new(limits.bundles));
         Self {
             places: Places::new(policy.offers.functions, policy.offers.functions_per_day),
-            bundles: Arc::clone(&bundles),
+            bundles: Arc::new(Room::new(limits.bundles)),
             session_room: Arc::new(Semaphore::new(limits.sessions)),
             host: Arc::new(Host {
                 pool: Pool::new(jail, &limits, groups),
@@ -167,7 +167,7 @@ impl Node {
                 connections: Arc::new(Semaphore::new(limits.connections)),
                 registry,
                 nodes: config.nodes.clone(),
-                bundles: Arc::clone(&bundles),
+                incoming: Arc::new(Room::new(limits.bundles)),
                 limits,
             }),
             storage: Arc::new(Semaphore::new(units(config.limits.storage).min(Semaphore::MAX_PERMITS as u64) as usize)),
@@ -260,9 +260,9 @@ impl Node {
         }
     }
 
-    /// The memory for bundles.
-    pub fn bundles(&self) -> Arc<Room> {
-        Arc::clone(&self.bundles)
+    /// The memory for bundles that are coming.
+    pub fn incoming(&self) -> Arc<Room> {
+        Arc::clone(&self.host.incoming)
     }
 
     /// Numbers for the operator.
@@ -314,7 +314,7 @@ impl Node {
             })?;
             let (depth, bundle) = head.split_first_chunk().ok_or(StartError::Trouble(Trouble::Late("a function's head")))?;
             let depth = u32::from_le_bytes(*depth);
-            let mut archive = Archive::new(self.bundles());
+            let mut archive = Archive::new(Arc::clone(&self.bundles));
             archive.push(bundle).map_err(StartError::Refused)?;
             let (bundle, grant) = self.admit(&archive, depth)?;
             let mut room = installed.room.lock().await;
@@ -448,7 +448,8 @@ impl Node {
             0 => None,
             units => Some(Arc::clone(&self.storage).try_acquire_many_owned(units).map_err(|_| full())?),
         };
-        Ok(Taken { place: Some(place), bundle: archive.into_taken(), storage })
+        let bundle = archive.kept_in(&self.bundles).map_err(StartError::Refused)?;
+        Ok(Taken { place: Some(place), bundle: Some(bundle), storage })
     }
 
     /// All that a container is made of, its lease as granted and nothing used.

@@ -78,8 +78,6 @@ pub struct Process {
     broker: Arc<Broker>,
     /// What its control connections show of it, once there is one.
     view: OnceLock<Arc<View<Own>>>,
-    /// Raised when it does not read its socket: it is then ended.
-    deaf: CancellationToken,
     /// Raised when the process has ended and all its invocations know.
     pub gone: CancellationToken,
 }
@@ -151,7 +149,6 @@ impl Process {
             machines: Machines::default(),
             broker: Arc::new(node.tor.broker(container)),
             view: OnceLock::new(),
-            deaf: CancellationToken::new(),
             gone: CancellationToken::new(),
         });
         let loading = async {
@@ -203,9 +200,8 @@ impl Process {
         let sent = self.link.send(&ToFunction::Invoke { invoke: number, method, arguments, seconds }, Some(theirs.as_fd())).await;
         std::mem::forget(unsent);
         match sent {
-            Ok(()) => {}
-            // It is ended, and this is told to this invocation as to all others.
-            Err(Violation::Deaf) => self.deaf.cancel(),
+            // One that does not read is ended, and this invocation is told so as all others.
+            Ok(()) | Err(Violation::Deaf) => {}
             // It is ending and never heard of this one.
             Err(Violation::Socket(error)) if [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset].contains(&error.kind()) => {
                 self.close(number);
@@ -282,7 +278,7 @@ impl Process {
             () = container.over.cancelled() => None,
             () = container.meter.exhausted.cancelled() => { container.end(Bound::Traffic); None }
             () = container.cpu.exhausted.cancelled() => { container.end(Bound::Cpu); None }
-            () = self.deaf.cancelled() => Some(Err(Violation::Deaf)),
+            () = self.link.deaf() => Some(Err(Violation::Deaf)),
             // It sleeps until the next invocation, and none is there to be told.
             () = self.rested(container.node.limits.sleep.duration()), if !container.grant.keep_awake() => None,
             () = self.keep_account(&container) => None,
@@ -291,15 +287,19 @@ impl Process {
         let outcome = match outcome {
             None => Outcome::Killed { bound: container.reason().unwrap_or(Bound::Stop) },
             Some(Err(violation)) => Outcome::Failed { error: format!("violation: {violation}"), traceback: String::new() },
-            Some(Ok(())) => match timeout(ENDED_DEADLINE, jail.report()).await {
-                Ok(Ok(Some(report))) => ended(&container, &report, jail.out_of_memory()),
-                _ => Outcome::Failed { error: "the function's process ended".into(), traceback: String::new() },
+            // One that only closed its socket has not ended, and must not outlive its container meanwhile.
+            Some(Ok(())) => tokio::select! {
+                reported = timeout(ENDED_DEADLINE, jail.report()) => match reported {
+                    Ok(Ok(Some(report))) => ended(&container, &report, jail.out_of_memory()),
+                    _ => Outcome::Failed { error: "the function's process ended".into(), traceback: String::new() },
+                },
+                () = container.over.cancelled() => Outcome::Killed { bound: container.reason().unwrap_or(Bound::Stop) },
             },
         };
         jail.settle().await;
-        let _ = self.write_down(&container).await;
-        // Ends what is left of it: the jail dies with the program that put it up.
+        // Ends what is left of it: the jail dies with the program that put it up. At once, since what it computes from here on counts for nobody.
         jail.kill().await;
+        let _ = self.write_down(&container).await;
         calls.shutdown().await;
         self.writers.clear();
         if let Some(view) = self.view.get() {
@@ -320,13 +320,21 @@ impl Process {
         while let Some((frame, bytes)) = self.link.receive(&mut buffer).await? {
             while calls.try_join_next().is_some() {}
             pace.wait(bytes).await;
+            // Calls that take something of the node are bounded by that; this bounds those that only wait, as long as they are not read.
+            if let FromFunction::Call(call) = &frame
+                && calls.len() >= container.calls_max()
+            {
+                let error = CallError::new(CallErrorKind::Busy, "the function has as many calls under way as it may");
+                answer_call(&self.link, call.number, Err(error), None).await?;
+                continue;
+            }
             match frame {
                 FromFunction::Done { done, outcome } => {
                     let slot = self.close(done).ok_or(Violation::NoFrame)?;
                     let _ = slot.outcome.send(believed(outcome));
                 }
                 FromFunction::Call(call) => match call.name.as_str() {
-                    "log" => answer_call(&self.link, call.number, container.log(&call), None).await?,
+                    "log" => answer_call(&self.link, call.number, container.log(&call).await, None).await?,
                     "output.length" => answer_call(&self.link, call.number, self.declare_length(&call), None).await?,
                     "output.type" => answer_call(&self.link, call.number, self.declare_kind(&call), None).await?,
                     "net.connect" => match connect_permit(container) {

@@ -7,7 +7,7 @@ use std::{
     io::{self, Write},
     iter,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use age::{Encryptor, x25519::Recipient};
@@ -21,6 +21,7 @@ use tokio::{
 
 use crate::{
     container::Container,
+    cpu::thread_time,
     link::{Call, CallError, CallErrorKind, stream_pair},
     process::{Process, answer_call},
 };
@@ -79,11 +80,11 @@ impl Write for Sealed {
 
 /// Reads to the end and writes it sealed. `charge` is told what it took, and says whether there may be more.
 async fn seal(mut stream: UnixStream, recipient: &Recipient, idle: Duration, charge: impl Fn(Duration) -> bool) -> io::Result<()> {
-    let begun = Instant::now();
+    let begun = thread_time();
     let sealed = Sealed::default();
     let recipients = iter::once(recipient as &dyn age::Recipient);
     let mut writer = Encryptor::with_recipients(recipients).map_err(io::Error::other)?.wrap_output(sealed.clone())?;
-    let mut unpaid = begun.elapsed();
+    let mut unpaid = thread_time().saturating_sub(begun);
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
         stall(idle, stream.write_all(&sealed.take())).await?;
@@ -91,9 +92,9 @@ async fn seal(mut stream: UnixStream, recipient: &Recipient, idle: Duration, cha
         if bytes == 0 {
             break;
         }
-        let begun = Instant::now();
+        let begun = thread_time();
         writer.write_all(&chunk[..bytes])?;
-        unpaid += begun.elapsed();
+        unpaid += thread_time().saturating_sub(begun);
         if unpaid >= Duration::from_millis(10) {
             let due = std::mem::take(&mut unpaid);
             if !charge(due) {

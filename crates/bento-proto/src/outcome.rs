@@ -71,6 +71,16 @@ impl fmt::Display for Bound {
     }
 }
 
+impl Outcome {
+    /// Bytes of what the function itself says in it.
+    pub fn text_bytes(&self) -> usize {
+        match self {
+            Self::Failed { error, traceback } => error.len() + traceback.len(),
+            Self::Returned | Self::Killed { .. } => 0,
+        }
+    }
+}
+
 impl fmt::Display for Outcome {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -56,6 +56,8 @@ families! {
         run_own_files "run-own-files"
         gain_rights "gain-rights"
         find_writable "find-writable"
+        file_locks "file-locks"
+        busy_disk "busy-disk"
         watch_files "watch-files";
     proc:
         read_proc_self "read-proc-self"

@@ -29,6 +29,9 @@ use crate::pace::Pace;
 /// How long a function may leave its control connection unread.
 const WRITE_DEADLINE: Duration = Duration::from_secs(20);
 
+/// Most bytes of values in one answer to `GETINFO`: somewhat more than all microdescriptors of the public network.
+const INFO_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// Bytes of a reply that are written at once, at the function's rate.
 const PIECE_BYTES: usize = 16 * 1024;
 
@@ -221,9 +224,15 @@ impl<B: Backend> Session<B> {
         if !unknown.is_empty() {
             return Err(several(552, unknown));
         }
-        let mut reply = Reply::ok();
+        let (mut reply, mut length) = (Reply::ok(), 0);
         for (text, key) in keys {
-            reply = reply.after_value(text, self.value(text, key).await?);
+            let value = self.value(text, key).await?;
+            length += value.len();
+            // All of it is in the node's memory until it is read, at the function's own rate.
+            if length > INFO_BYTES_MAX {
+                return Err(Reply::new(551, "That is more than one answer may have; ask for less at once"));
+            }
+            reply = reply.after_value(text, value);
         }
         Ok(reply)
     }

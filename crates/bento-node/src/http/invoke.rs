@@ -346,7 +346,14 @@ impl Output {
             },
         };
         self.unfinished = None;
-        outcome
+        // What a function says of its failure leaves the node as its output does.
+        tokio::select! {
+            passed = self.meter.pass(Way::Sent, outcome.text_bytes()) => match passed {
+                Ok(()) => outcome,
+                Err(_) => Outcome::Killed { bound: Bound::Traffic },
+            },
+            () = self.lost.cancelled() => cut_off(),
+        }
     }
 }
 

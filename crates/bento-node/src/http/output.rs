@@ -17,7 +17,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
-use tokio::time::timeout;
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 use bento_proto::{Bound, Outcome, Problem, Refusal, SealKey};
 
@@ -280,10 +280,12 @@ pub(super) async fn fetch(
                 .into_response());
         }
     }
+    let permit = container.fetch()?;
     let store = outputs(&container, &key).await?;
     let outcome = state(&container.cpu, &store, &id).await?.ok_or_else(none)?;
-    let outcome = serde_json::from_slice(&outcome)
+    let outcome: Outcome = serde_json::from_slice(&outcome)
         .unwrap_or(Outcome::Failed { error: "the node was stopped before the method returned".into(), traceback: String::new() });
+    container.meter.pass(Way::Sent, outcome.text_bytes()).await.map_err(|_| Refusal::Spent(Bound::Traffic))?;
     let name = id.0.clone();
     let (reader, size, part) = match range(&headers) {
         None => (open(&container.cpu, &store, name, 0, None).await?, None, false),
@@ -303,7 +305,13 @@ pub(super) async fn fetch(
         return Ok(response);
     }
     let body = Body::new(StreamBody::new(futures_util::stream::unfold(
-        Kept { reader: Some(reader), rest: Bytes::new(), meter: Arc::clone(&container.meter), cpu: Arc::clone(&container.cpu) },
+        Kept {
+            reader: Some(reader),
+            rest: Bytes::new(),
+            meter: Arc::clone(&container.meter),
+            cpu: Arc::clone(&container.cpu),
+            _permit: permit,
+        },
         Kept::step,
     )));
     let mut response = body.into_response();
@@ -370,6 +378,7 @@ struct Kept {
     rest: Bytes,
     meter: Arc<Meter>,
     cpu: Arc<Cpu>,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Kept {

@@ -37,6 +37,9 @@ const HEAD_BYTES_MAX: usize = 48 * 1024;
 /// Most streams of one h2c session. Each can be an invocation.
 const STREAMS_MAX: u32 = 32;
 
+/// Bytes of an answer that wait in memory for a slow client, for each stream of h2c. Its own default of 400 KiB is more than a circuit can use.
+const SEND_BYTES_MAX: usize = 64 * 1024;
+
 /// What a session may be idle beyond twice an invocation's bound, so that this comes first and is told: an output that is short and declared is held
 /// back for its outcome, which may come as late after it as it came after the request.
 const IDLE_MORE: Duration = Duration::from_secs(15);
@@ -101,7 +104,12 @@ async fn session(stream: Box<dyn Stream>, router: Router, node: &Node) {
     let (head, idle) = (limits.head.duration(), 2 * limits.idle.duration() + IDLE_MORE);
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(HEAD_BYTES_MAX);
-    server.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX).max_header_list_size(HEAD_BYTES_MAX as u32);
+    server
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_send_buf_size(SEND_BYTES_MAX)
+        .max_header_list_size(HEAD_BYTES_MAX as u32);
     let activity = Arc::new(Activity::new());
     let asked = Arc::clone(&activity);
     let service = hyper::service::service_fn(move |request| Arc::clone(&asked).answer(router.clone(), request));

@@ -75,7 +75,7 @@ async fn a_function_that_is_ended_while_it_is_opened_is_gone_and_its_neighbour_o
         async move { node.function(&invocation(1)).await.map(|(container, _)| container) }
     });
     let has_taken = || {
-        let mut others = Archive::new(node.bundles());
+        let mut others = Archive::new(Arc::clone(&node.bundles));
         (0..BUNDLES).any(|_| others.push(&[0; 1024]).is_err())
     };
     let end = Instant::now() + Duration::from_secs(60);

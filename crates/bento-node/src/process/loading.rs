@@ -47,7 +47,7 @@ impl Process {
                     Ok(Some((FromFunction::Call(call), bytes))) => {
                         pace.wait(bytes).await;
                         let answer = match call.name.as_str() {
-                            "log" => container.log(&call),
+                            "log" => container.log(&call).await,
                             _ => Err(CallError::new(CallErrorKind::BadCall, "while it is loaded, a function may only log")),
                         };
                         answer_call(&self.link, call.number, answer, None).await.map_err(broken)?;

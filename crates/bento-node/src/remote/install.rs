@@ -100,7 +100,7 @@ async fn install(
 
 /// The bundle as the function sends it, in memory that all bundles of the node share.
 async fn read(container: &Container, mut stream: UnixStream, bytes: usize) -> Result<Archive, CallError> {
-    let mut archive = Archive::new(Arc::clone(&container.node.bundles));
+    let mut archive = Archive::new(Arc::clone(&container.node.incoming));
     let mut chunk = vec![0; container.meter.chunk_bytes()];
     while archive.bytes().len() < bytes {
         let most = chunk.len().min(bytes - archive.bytes().len());

@@ -91,6 +91,8 @@ async fn invoke(
     let idle = container.node.limits.idle.duration();
     let (reads, mut writes) = stream.into_split();
     call.input = input(reads, Arc::clone(&container.meter));
+    let words = serde_json::to_vec(&call.arguments).map_or(0, |arguments| arguments.len());
+    container.meter.pass(Way::Sent, words).await.map_err(|_| used_up())?;
     let ended = async {
         if let Some(id) = detach {
             client.detach(node, token, id, call).await.map_err(NoOutcome::Theirs)?;

@@ -99,6 +99,30 @@ async fn traffic_is_bounded_to_the_byte() {
     assert_eq!(killed_by(&input), Some(Bound::Traffic), "{:?}", input.body);
 }
 
+/// What travels beside the streams is counted as well: arguments, what a function says of its failure, its log.
+#[tokio::test]
+async fn words_are_traffic_too() {
+    let code = "def take(api, text):\n    pass\n\ndef fail(api, chars):\n    raise ValueError('x' * chars)\n\ndef say(api):\n    api.log('y' * 1000)\n";
+    let function = installed("traffic = '64 KiB'", code).await;
+    let used = async || function.status().await.traffic_used.as_bytes();
+    assert_eq!(used().await, 0);
+    let arguments = format!(r#"{{"text": "{}"}}"#, "x".repeat(5000));
+    assert_eq!(function.invoke("take", &arguments).await.status, 200);
+    assert_eq!(used().await, arguments.len() as u64);
+    let failed = function.invoke("fail", r#"{"chars": 1000}"#).await;
+    assert_eq!(failed.code(), "function-failed");
+    let before = used().await;
+    assert!(before > arguments.len() as u64 + 1000, "{before}");
+    assert_eq!(function.invoke("say", "{}").await.status, 200);
+    // Its arguments, "{}", and the line, once, however often that is read.
+    assert_eq!((used().await, used().await), (before + 2 + 1000, before + 2 + 1000));
+    let arguments = format!(r#"{{"text": "{}"}}"#, "x".repeat(14_000));
+    for _ in 0..3 {
+        assert_eq!(function.invoke("take", &arguments).await.status, 200);
+    }
+    assert_eq!(function.invoke("take", &arguments).await.problem().bound, Some(Bound::Traffic));
+}
+
 #[tokio::test]
 async fn a_lifetime_ends_what_runs_and_what_waits() {
     let code = "import time\ndef wait(api):\n    api.output.write(b'x')\n    time.sleep(60)\n\ndef left(api):\n    api.output.write(str(api.time_left() < 3).encode())\n";

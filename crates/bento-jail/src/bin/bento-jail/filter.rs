@@ -1,8 +1,8 @@
 //! The wall around system calls (seccomp).
 //!
-//! Two filters, as each can answer in one way only: the first says that there is no `clone3` (its flags are in memory, where no filter can
-//! look; glibc then uses `clone`, whose flags can be checked), the second refuses all that is not listed with `EPERM`. Both kill a process
-//! that makes calls of another architecture.
+//! Three filters, as each can answer in one way only: the first says that there is no `clone3` (its flags are in memory, where no filter can
+//! look; glibc then uses `clone`, whose flags can be checked), the second answers what would only busy the machine's disk, the third refuses all
+//! that is not listed with `EPERM`. All kill a process that makes calls of another architecture.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -47,6 +47,10 @@ const FCNTL: &[i32] = &[
     libc::F_SETLKW,
 ];
 
+/// Answered with success, and not passed on. For a function's own files, which are in memory, these do nothing; for those that it shares with all
+/// others they make the disk write, or forget what the machine has read, as often as anybody likes. Python and sqlite need them to succeed.
+const NOTHING_TO_DO: &[i64] = &[libc::SYS_fadvise64, libc::SYS_fdatasync, libc::SYS_fsync, libc::SYS_msync, libc::SYS_sync_file_range];
+
 /// A thread's name. Not the death signal, which ties the jail to its keeper.
 const PRCTL: &[i32] = &[libc::PR_SET_NAME, libc::PR_GET_NAME];
 
@@ -66,8 +70,8 @@ const SOCKET_OPTIONS: &[i32] = &[
     libc::SO_TYPE,
 ];
 
-/// Both filters, ready to be applied in this order.
-pub(crate) struct Filters([BpfProgram; 2]);
+/// The filters, ready to be applied in this order: of two that refuse, the word of the later one counts.
+pub(crate) struct Filters([BpfProgram; 3]);
 
 impl Filters {
     /// Makes the filters for a spec, with one `execve` let through by its arguments' addresses.
@@ -88,13 +92,15 @@ impl Filters {
 
         let listed = compile(rules, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow)?;
         let no_clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+        let nothing_to_do = NOTHING_TO_DO.iter().map(|call| (*call, Vec::new())).collect();
         Ok(Self([
             compile(no_clone3, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))?,
+            compile(nothing_to_do, SeccompAction::Allow, SeccompAction::Errno(0))?,
             shortcut::insert(listed, &mut open).ok_or_else(|| Refusal::new(WALL, "seccompiler makes filters of another kind"))?,
         ]))
     }
 
-    /// Puts both up. From then on this process can do no more than the function can, but for the one `execve`.
+    /// Puts all up. From then on this process can do no more than the function can, but for the one `execve`.
     pub(crate) fn apply(&self) -> Result<(), Refusal> {
         self.0.iter().try_for_each(|filter| seccompiler::apply_filter(filter)).wall(WALL, "installing the filters")
     }

@@ -80,6 +80,7 @@ NUMBERS = dict(
 mmap 9
 munmap 11
 ioctl 16
+msync 26
 shmget 29
 shmat 30
 shmctl 31
@@ -94,6 +95,7 @@ semctl 66
 msgget 68
 msgctl 71
 ptrace 101
+sync_file_range 277
 sysinfo 99
 syslog 103
 setuid 105

@@ -69,11 +69,40 @@ def flood(api):
     // It ends by its own bound of CPU time, if not before.
     let (flooded, ()) = tokio::join!(flooding, living);
     assert_ne!(flooded.status, 200, "{:?}", flooded.body);
-    let kib = |pid: u32| -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok()).unwrap()
-    };
-    assert!(kib(node.pid()) < 256 * 1024, "the node keeps what it was flooded with");
+    assert!(resident_kib(node.pid()) < 256 * 1024, "the node keeps what it was flooded with");
+}
+
+fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok()).unwrap()
+}
+
+/// Calls whose answers wait because nobody reads them: the node keeps some, not all that come.
+#[tokio::test]
+async fn answers_that_nobody_reads_do_not_fill_the_node() {
+    // Its own C library, called with Python's lock held, so that the runtime's thread never reads.
+    let code = r#"
+import ctypes, sys, time
+
+def flood(api, name):
+    sys.setswitchinterval(1e6)
+    send = ctypes.PyDLL(None).send
+    frame = b'{"call": 1, "name": "%s", "arguments": {"text": "%s"}}' % (name.encode(), b'x' * 16000)
+    until = time.monotonic() + 3
+    while time.monotonic() < until:
+        send(3, frame, len(frame), 0x4000 | 0x40)
+"#;
+    let node = Node::start(POLICY, "");
+    let neighbour = installed_at(node.address, "", HELLO).await;
+    for name in ["tor.controller", "nodes.outcome", "tor.circuit", "store.list", "log"] {
+        let flooder = installed_at(node.address, "cpu = '20 s'", code).await;
+        let (arguments, answer) = (format!(r#"{{"name": "{name}"}}"#), neighbour.invoke("hello", "{}"));
+        let flooding = flooder.invoke("flood", &arguments);
+        let (_, answer) = tokio::join!(flooding, answer);
+        assert_eq!(answer.body, "x");
+        assert!(resident_kib(node.pid()) < 128 * 1024, "the node keeps what nobody reads: {name}");
+        flooder.end().await;
+    }
 }
 
 #[tokio::test]
