@@ -225,7 +225,8 @@ impl Load {
         let missing = || ClientError::Request("the function shard has no Dropbox with it".into());
         let (manifest, code) = (wanted("dropbox/manifest.toml").ok_or_else(missing)?, wanted("dropbox/dropbox.py").ok_or_else(missing)?);
         let bundle = Bundle::new(vec![("dropbox.py".into(), code), ("manifest.toml".into(), manifest)]);
-        let storage = Size::bytes(self.shard().next_multiple_of(1024));
+        // The function asks for it to the KiB; what a person may be told is a number that can be read.
+        let storage = whole_mib(self.shard());
         let made = bundle.and_then(|bundle| {
             needing(bundle, |own| {
                 own.insert("storage".into(), storage.to_string().into());

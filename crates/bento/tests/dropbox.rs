@@ -320,10 +320,10 @@ fn what_no_node_takes_is_told_before_it_is_read_with_what_is_missing_and_how_lar
     home.good(&["nodes", "add", "here", &address]);
     let recipient = age::x25519::Identity::generate().to_public().to_string();
     for (words, most) in [
-        (&["dropbox", "put", "large"][..], "here takes files of up to 63 MB; another"),
+        (&["dropbox", "put", "large"][..], "here takes files of up to 63 MB; for more add"),
         (&["dropbox", "put", "large", "--node", "here", "--gets", "10"], "of up to 20 MB, and with `--gets 1` of 65 MB; another"),
-        (&["dropbox", "put", "large", "--to", &recipient], "of up to 63 MB; another"),
-        (&["dropbox", "put", "large", "--plain"], "of up to 65 MB; another"),
+        (&["dropbox", "put", "large", "--to", &recipient], "of up to 63 MB; for more"),
+        (&["dropbox", "put", "large", "--plain"], "of up to 65 MB; for more"),
     ] {
         let refused = home.run(words);
         let said = text(&refused.stderr);

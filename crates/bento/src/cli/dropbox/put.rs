@@ -154,7 +154,8 @@ fn too_large(args: &args::DropboxPut, size: u64, count: usize, nobody: &Nobody) 
         Some(most) => {
             let once = largest(Some(1)).and_then(|(once, ..)| once).filter(|once| args.gets != Some(1) && *once > most + most / 10);
             let once = once.map(|once| format!(", and with `--gets 1` of {}", fits::megabytes(once))).unwrap_or_default();
-            format!("{name} takes files of up to {}{once}; another node may take more", fits::megabytes(most))
+            let more = if args.node.is_some() { "another node may take more" } else { "for more add others with `bento nodes add`" };
+            format!("{name} takes files of up to {}{once}; {more}", fits::megabytes(most))
         }
         None => {
             "ask for less: `--expires`, `--gets`; or add nodes with `bento nodes add`; `bento policy NODE` shows what one allows".into()
