@@ -1,6 +1,7 @@
 """A node to ask, and an HTTP/1.1 client small enough to misbehave and to see trailers."""
 
 import base64
+import errno
 import hashlib
 import hmac
 import io
@@ -48,7 +49,8 @@ def bentod() -> Path:
 class Node:
     """A running node without Tor."""
 
-    def __init__(self, directory: Path, policy: str = POLICY, more: str = "") -> None:
+    def __init__(self, directory: Path, policy: str = POLICY, more: str = "", disk: str | None = None) -> None:
+        self._disk = disk
         directory.mkdir(parents=True, exist_ok=True)
         config = directory / "bentod.toml"
         config.write_text(f'name = "Test"\nstate = "state"\nlisten = "127.0.0.1:0"\n{more}\n[tor]\noff = true\n')
@@ -64,9 +66,15 @@ class Node:
         self._begin()
 
     def _begin(self) -> None:
-        self.process = subprocess.Popen(
-            [bentod(), "run", "--config", self._config], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+        command = [bentod(), "run", "--config", self._config]
+        if self._disk is not None:
+            # Of its own, and seen by nobody else.
+            state = self._config.parent / "state"
+            state.mkdir(exist_ok=True)
+            mount = f'mount -t tmpfs -o size={self._disk},mode=0700 none "$0" && exec "$@"'
+            own = ["--mount"] if os.geteuid() == 0 else ["--user", "--map-current-user", "--keep-caps", "--mount"]
+            command = ["unshare", *own, "sh", "-c", mount, state, *command]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         self.log = ""
         threading.Thread(target=self._follow, args=(self.process,), daemon=True).start()
         found = re.search(r"listening address=(\S+):(\d+)", self.until("listening"))
@@ -90,6 +98,16 @@ class Node:
             assert self._told.wait_for(lambda: text in self.log or "(end of the log)" in self.log, PATIENCE), self.log
             assert text in self.log, self.log
             return self.log
+
+    def fill_disk(self) -> None:
+        """Takes all that is left of its own disk."""
+        path = Path(f"/proc/{self.process.pid}/root{self._config.parent / 'state' / 'other'}")
+        with path.open("wb", buffering=0) as other:
+            try:
+                while other.write(bytes(16_384)):
+                    pass
+            except OSError as error:
+                assert error.errno == errno.ENOSPC, error
 
     def stop(self) -> None:
         """Ends it, whatever it does."""
@@ -294,8 +312,8 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., No
     """Starts nodes, which end with the tests."""
     nodes: list[Node] = []
 
-    def begin(policy: str = POLICY, more: str = "") -> Node:
-        nodes.append(Node(tmp_path_factory.mktemp("node"), policy, more))
+    def begin(policy: str = POLICY, more: str = "", disk: str | None = None) -> Node:
+        nodes.append(Node(tmp_path_factory.mktemp("node"), policy, more, disk))
         return nodes[-1]
 
     yield begin

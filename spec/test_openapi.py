@@ -38,6 +38,10 @@ class Starter:
         """One of its own with room for one function."""
         return self._start(POLICY + "functions = 1\n")
 
+    def small_disk(self) -> Node:
+        """One of its own on a disk of 8 MiB."""
+        return self._start(POLICY, disk="8m")
+
     def _once(self, name: str, make: Callable[[], object]) -> object:
         if name not in self._nodes:
             self._nodes[name] = make()

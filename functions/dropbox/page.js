@@ -134,7 +134,7 @@ function start() {
   const key = bytesOf(given.get("k") || "");
   const name = (given.get("n") || "file").replace(/[\u0000-\u001f\u007f\/\\:*?"<>|\u202a-\u202e\u2066-\u2069]/g, "_").slice(0, 200);
   part("name").textContent = name;
-  part("name").hidden = false;
+  part("name").hidden = !given.get("n");
   if (key.length !== 32) {
     say("The address has no key in it: it was not copied to its end. Ask its sender for all of it.", true);
     return;

@@ -155,7 +155,8 @@ def why(error: BaseException) -> str:
     if isinstance(error, TROUBLE):
         # A node that says that what it has was changed on its disk, or that it has another file.
         kind = "corrupt" if "Damaged" in str(error) else "missing"
-        return f"{kind}: {error}"
+        # Without the number that an error of the system has before it.
+        return f"{kind}: {error.strerror if isinstance(error, OSError) and error.strerror else error}"
     raise error
 
 

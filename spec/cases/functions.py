@@ -88,6 +88,14 @@ def _(start):
     return when_stopping(start.fresh(), head("POST", "/v1/functions", len(archive), digests), archive)
 
 
+@case(INSTALL, 507, "full")
+def _(start):
+    node = start.small_disk()
+    installed(node, HELLO)
+    node.fill_disk()
+    return Function(node).install(bundle(HELLO + "#" * 100_000))
+
+
 # State and shutdown.
 
 

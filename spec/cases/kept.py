@@ -23,6 +23,13 @@ def _(start):
     return detach(installed(start.node(), HELLO, KEEPS), "hello")
 
 
+@case(INVOKE, 507, "full")
+def _(start):
+    function = installed(start.small_disk(), HELLO, KEEPS)
+    function.node.fill_disk()
+    return detach(function, "hello")
+
+
 @case(FETCH, 200)
 def _(start):
     function = installed(start.node(), FAIL, KEEPS)

@@ -518,7 +518,7 @@ fn units(size: Size) -> u64 {
 /// Trouble with the disk, as what it means for a function that was to start.
 pub(crate) fn trouble(error: StoreError) -> StartError {
     match error {
-        StoreError::DiskFull => StartError::Refused(Refusal::Busy { what: "bytes on its disk", limit: 0 }),
+        StoreError::DiskFull => StartError::Refused(Refusal::DiskFull),
         error => StartError::Trouble(Trouble::System("keeping a function", std::io::Error::other(error))),
     }
 }

@@ -180,3 +180,24 @@ fn the_shipped_policy_admits_the_standard_functions() {
     }
     assert!(count >= 3);
 }
+
+#[test]
+fn the_shipped_policy_takes_files_as_large_as_it_says_and_the_default_one_smaller_ones() {
+    use bento::{Dropbox, Load, Mode, Split, Standard, with_room};
+
+    let day = bento_proto::Span::seconds(24 * 3600);
+    let drop = |size| vec![with_room(Standard::Dropbox.bundle().unwrap(), Dropbox::room_for(size, None, day.duration())).unwrap()];
+    let shards = |size| {
+        let split = Split { need: 2, of: 4, mode: Mode::Rs };
+        let load = Load { size, split, keep: day, installs: 4 };
+        let repair = Load { installs: 2, ..load }.repair_bundle(false).unwrap();
+        vec![load.shard_bundle().unwrap(), load.shelf_bundle().unwrap(), repair]
+    };
+    let usual = Policy::parse("[offers]\nimage = [\"python3\", \"shard\"]\n").unwrap();
+    for (policy, megabytes) in [(Policy::parse(&text("policy.toml")).unwrap(), 250), (usual, 60)] {
+        let takes = |bundles: Vec<bento_proto::bundle::Bundle>| bundles.iter().all(|bundle| policy.admit(&bundle.manifest).is_ok());
+        let (size, more) = (megabytes * 1_000_000, megabytes * 1_200_000);
+        assert!(takes(drop(size)) && takes(shards(size)), "{megabytes} MB");
+        assert!(!takes(drop(more)) && !takes(shards(more)), "more than {megabytes} MB");
+    }
+}

@@ -58,6 +58,9 @@ pub enum Refusal {
         /// When the next place is free; never where it takes none at all.
         free_in: Option<Span>,
     },
+    /// There is no room on the node's disk for what is to be kept. Nothing of it is there.
+    #[error("the node's disk is full; try again later, or elsewhere")]
+    DiskFull,
     /// The function has used up what it was granted.
     #[error("the function has used up its {0}")]
     Spent(Bound),
@@ -156,6 +159,7 @@ impl Refusal {
             Self::TokenInUse => "token-in-use",
             Self::UnknownMethod { .. } => "unknown-method",
             Self::Busy { .. } | Self::BusyToday { .. } => "busy",
+            Self::DiskFull => "full",
             Self::Spent(_) => "spent",
             Self::BadBundle(_) => "bad-bundle",
             Self::BadRequest(_) => "bad-request",
@@ -168,7 +172,7 @@ impl Refusal {
         }
     }
 
-    /// The HTTP status that goes with it (RFC 9110, RFC 6585).
+    /// The HTTP status that goes with it (RFC 9110, RFC 6585, RFC 4918).
     pub fn status(&self) -> u16 {
         match self {
             Self::NotOffered(_) | Self::NotGranted(_) | Self::Depth { .. } | Self::Spent(_) | Self::Call(_) | Self::Destination { .. } => {
@@ -182,6 +186,7 @@ impl Refusal {
             Self::BadRequest(_) => 400,
             Self::TooLong { .. } => 413,
             Self::Stopping => 503,
+            Self::DiskFull => 507,
         }
     }
 }

@@ -12,6 +12,7 @@ mod detached;
 mod dropbox;
 mod errand;
 mod failure;
+mod fits;
 mod function;
 mod invoke;
 mod nodes;

@@ -65,8 +65,9 @@ impl ClientError {
             Self::Refused(problem) => match problem.code() {
                 "not-offered" => "`bento nodes --fit DIR` lists the nodes that can take it",
                 "unknown-token" => "it may have come to the end of its lifetime; `bento install` puts it there again",
-                "busy" | "stopping" => "try again later, or another node",
+                "busy" | "stopping" | "full" => "try again later, or another node",
                 "unknown-method" => "the function's manifest names its methods",
+                "no-link" => "ask its sender whether it has expired, or was erased",
                 "spent" => "install it again, or ask for more in its manifest",
                 "bad-bundle" => "look at the function's files, then try again",
                 "unloadable" => "look at its code, and whether the node's image has the packages it imports",

@@ -32,7 +32,7 @@ pub use cover::{Asker, CoverError, CoverPlan, CoverTraffic, Flow, FlowProgress, 
 pub use detached::{Fetched, OutputId};
 pub use dropbox::{
     AgeIdentity, AgeRecipient, Announcement, Download, DropError, DropId, DropLink, DropRefusal, Dropbox, FileKey, LinkError, Locked,
-    OpenError, Opener, Opening, Origin, Parcel, Piece, Source, Spooled, Taker, Told, Upload, Uploaded, age_seal, spool,
+    OpenError, Opener, Opening, Origin, Parcel, Piece, Source, Spooled, Taker, Told, Upload, Uploaded, age_seal, age_size_max, spool,
 };
 pub use errand::{Collected, Errand, ErrandError, Place};
 pub use error::ClientError;

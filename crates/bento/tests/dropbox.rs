@@ -304,3 +304,57 @@ fn what_a_full_dropbox_refuses_leaves_nothing_behind_and_a_broken_get_no_file() 
     let is_left = |path: &Path| path.file_name().unwrap().to_string_lossy().starts_with(".bento-");
     assert!(!fs::read_dir(home.0.path()).unwrap().any(|entry| is_left(&entry.unwrap().path())));
 }
+
+/// A file that nobody could read to its end within a test.
+fn endless(path: &Path) {
+    fs::File::create(path).unwrap().set_len(1_000_000_000_000).unwrap();
+}
+
+#[test]
+fn what_no_node_takes_is_told_before_it_is_read_with_what_is_missing_and_how_large_it_may_be() {
+    let (_runtime, node, state) = node();
+    let home = Home::new();
+    fs::write(home.path("file"), content()).unwrap();
+    endless(&home.path("large"));
+    let address = node.address.to_string();
+    home.good(&["nodes", "add", "here", &address]);
+    let recipient = age::x25519::Identity::generate().to_public().to_string();
+    for (words, most) in [
+        (&["dropbox", "put", "large"][..], "here takes files of up to 63 MB; for more add"),
+        (&["dropbox", "put", "large", "--node", "here", "--gets", "10"], "of up to 20 MB, and with `--gets 1` of 65 MB; another"),
+        (&["dropbox", "put", "large", "--to", &recipient], "of up to 63 MB; for more"),
+        (&["dropbox", "put", "large", "--plain"], "of up to 65 MB; for more"),
+    ] {
+        let refused = home.run(words);
+        let said = text(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(3), "{said}");
+        assert!(said.starts_with("Error: here does not take large: dropbox needs ") && said.contains(most), "{said}");
+        assert!(said.contains(" of storage, and it offers 64 MiB (") && said.contains(" of traffic, and it offers 256 MiB ("), "{said}");
+        assert!(said.contains(" too little); "), "{said}");
+    }
+    let long = home.run(&["dropbox", "put", "file", "--expires", "30d"]);
+    let said = text(&long.stderr);
+    assert!(said.contains("30 d of lifetime, and it offers 1 d (29 d too little)") && said.contains("`--expires`"), "{said}");
+    {
+        let asked = node.asked.lock().unwrap();
+        assert!(asked.iter().all(|asked| asked.line == "GET /v1/node"), "{asked:?}");
+        assert!(!home.path(".local/share/bento/functions.json").exists() && !home.path(".local/share/bento/drops").exists());
+    }
+    // As large as is said it is taken, and a little more is not. The node here refuses it afterwards, as one that is full.
+    fs::File::create(home.path("most")).unwrap().set_len(63_000_000).unwrap();
+    let taken = home.run(&["dropbox", "put", "most"]);
+    assert!(text(&taken.stderr).contains("the Dropbox is full"), "{}", text(&taken.stderr));
+    fs::File::create(home.path("most")).unwrap().set_len(64_000_000).unwrap();
+    let beyond = home.run(&["dropbox", "put", "most"]);
+    assert!(text(&beyond.stderr).contains("here does not take most"), "{}", text(&beyond.stderr));
+
+    // One that is installed is asked for what it has left.
+    home.good(&["dropbox", "put", "file"]);
+    let installed = state.lock().unwrap().installed;
+    let refused = home.run(&["dropbox", "put", "large", "--at", "dropbox"]);
+    let said = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(3), "{said}");
+    assert!(said.contains("dropbox has 67 MB of its storage left, and the file takes 1000"), "{said}");
+    assert_eq!(state.lock().unwrap().installed, installed);
+    home.good(&["dropbox", "put", "file", "--at", "dropbox", "--name", "another"]);
+}

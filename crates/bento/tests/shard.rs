@@ -255,6 +255,50 @@ fn what_no_node_takes_leaves_nothing_behind() {
 }
 
 #[test]
+fn what_nodes_have_no_room_for_is_told_before_it_is_read_with_how_large_it_may_be() {
+    let place = Place::new(5);
+    // Nobody could read them to their end within a test.
+    for (name, size) in [("large", 1_000_000_000_000), ("portions", 140_000_000_000)] {
+        fs::File::create(place.home.path(name)).unwrap().set_len(size).unwrap();
+    }
+    for (words, said, most) in [
+        (&["shard", "put", "large"][..], "0 of 5 nodes can take a shard, and 4 are needed; n", "of up to 64 MB like that; for more"),
+        (&["shard", "put", "portions", "--over", "6h", "--each", "16000000"], "dropbox needs ", "of up to 63 MB like that; for more"),
+        (&["shard", "put", "large", "--need", "3", "--of", "3"], "; n", "or give a larger `--need`"),
+    ] {
+        let refused = place.home.run(words);
+        let error = text(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(3), "{error}");
+        assert!(error.contains(said) && error.contains(most), "{error}");
+        assert!(error.contains(" of storage, and it offers 64 MiB ("), "{error}");
+    }
+    assert_eq!((place.world().drops.installed, place.left()), (0, vec![]));
+    let asked: Vec<String> = place.nodes.iter().flat_map(|node| node.asked.lock().unwrap().clone()).map(|asked| asked.line).collect();
+    assert!(asked.iter().all(|line| line == "GET /v1/node"), "{asked:?}");
+    // What comes from stdin is sealed by then; nothing of it stays.
+    place.world().policy = Some(format!("{}storage = \"1 MiB\"\n", fake::shard::POLICY));
+    let mut child = place.home.command(&["shard", "put", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&content()).unwrap();
+    let refused = child.wait_with_output().unwrap();
+    place.world().policy = None;
+    assert!(text(&refused.stderr).contains("too little"), "{}", text(&refused.stderr));
+    assert_eq!((place.world().drops.installed, place.left()), (0, vec![]));
+
+    // A repair says so as early, and the recipe stays; what could be put can be repaired.
+    fs::File::create(place.home.path("most")).unwrap().set_len(4_000_000).unwrap();
+    place.home.good(&["shard", "put", "most"]);
+    place.world().lost = vec![(0, "missing: gone".into())];
+    place.world().policy = Some(format!("{}traffic = \"20 MiB\"\n", fake::shard::POLICY));
+    let begun = place.world().begun.len();
+    let refused = place.home.run(&["shard", "repair", "most"]);
+    let said = text(&refused.stderr);
+    assert!(refused.status.code() == Some(3) && said.contains(" of traffic, and it offers 20 MiB ("), "{said}");
+    assert_eq!(place.world().begun.len(), begun);
+    place.world().policy = None;
+    place.home.good(&["shard", "repair", "most"]);
+}
+
+#[test]
 fn what_comes_from_stdin_is_sealed_on_disk_until_it_is_sent_and_its_client_may_leave() {
     let place = Place::new(4);
     place.world().runs = 1;

@@ -180,13 +180,20 @@ async fn collect(mut output: Output, mut writer: Writer, store: Store, id: Outpu
             Event::End(outcome) => break outcome,
             Event::Data(data) => {
                 let bytes = data.len();
-                match cpu.work(move || Ok((writer.write(&data), writer))).await {
-                    Ok((Ok(()), rest)) => writer = rest,
-                    Ok((Err(StoreError::Full { .. }), rest)) => {
+                let written = cpu.work(move || match writer.write(&data) {
+                    Ok(()) => Ok((writer, true)),
+                    Err(StoreError::Full { .. }) => Ok((writer, false)),
+                    // The writer ends here, and gives its room to what is said of it.
+                    Err(error) => Err(error),
+                });
+                match written.await {
+                    Ok((rest, true)) => writer = rest,
+                    Ok((rest, false)) => {
                         writer = rest;
                         break Outcome::Killed { bound: Bound::Storage };
                     }
-                    Ok((Err(error), _)) | Err(error) => {
+                    Err(error) => {
+                        drop(output);
                         let _ = keep_state(store, state, &failed(&error)).await;
                         return;
                     }

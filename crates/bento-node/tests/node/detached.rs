@@ -26,18 +26,18 @@ def much(api):
         api.output.write(bytes(100_000))
 "#;
 
-fn name() -> String {
+pub(crate) fn name() -> String {
     random()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Installed {
-    async fn detach(&self, id: &str, method: &str, arguments: &str, input: &'static [u8]) -> Answer {
+    pub(crate) async fn detach(&self, id: &str, method: &str, arguments: &str, input: &'static [u8]) -> Answer {
         let token = format!("Bearer {}", self.invocation.reveal());
         let headers = [("authorization", token.as_str()), ("bento-arguments", arguments), ("bento-detach", id)];
         ask(self.address, "POST", &format!("/v1/invoke/{method}"), &headers, input).await
     }
 
-    async fn output(&self, id: &str, range: Option<&str>) -> Answer {
+    pub(crate) async fn output(&self, id: &str, range: Option<&str>) -> Answer {
         let token = format!("Bearer {}", self.invocation.reveal());
         let headers: Vec<(&str, &str)> =
             [("authorization", token.as_str())].into_iter().chain(range.map(|range| ("range", range))).collect();
@@ -56,7 +56,7 @@ impl Installed {
     }
 }
 
-fn outcome(answer: &Answer) -> Outcome {
+pub(crate) fn outcome(answer: &Answer) -> Outcome {
     serde_json::from_slice(answer.headers["bento-outcome"].as_bytes()).unwrap()
 }
 

@@ -5,6 +5,7 @@ mod abuse;
 mod bounds;
 mod bundles;
 mod detached;
+mod disk;
 mod escapes;
 mod files;
 mod invocations;

@@ -6,13 +6,14 @@ use std::{
 };
 
 use bento::{Browse, Kind, NodeAddress, Page, Sizes, Standard};
-use bento_proto::{bundle::Bundle, exit_policy::Rule};
+use bento_proto::{bundle::Bundle, exit_policy::Rule, node::Description};
 use serde_json::json;
 
 use super::{
     args, ask,
     context::{Context, function},
     failure::{FUNCTION, Failure, NODE, REFUSED},
+    fits,
     sink::Sink,
 };
 
@@ -200,45 +201,71 @@ pub(crate) async fn pick(context: &Context, bundle: &Bundle, other: Option<&Node
     if nodes.is_empty() {
         return Err(Failure::input("the list has only one node, and this needs two").with_hint("add another with `bento nodes add`"));
     }
-    let (count, function) = (nodes.len(), &bundle.manifest.name);
-    context.show.now(&format!("asking {} for the policy", ask::counted(count)));
+    let count = nodes.len();
+    let nobody = match search(context, nodes, bundle).await {
+        Ok(found) => return Ok(found),
+        Err(nobody) => nobody,
+    };
+    // One node's own words say more than a count.
+    if let Some((name, told)) = nobody.refusing.first() {
+        let why = fits::short(told, bundle).unwrap_or_default();
+        let text = if count == 1 {
+            format!("{name} would refuse: {why}")
+        } else {
+            format!("no node of the list can take {}; {name}: {why}", bundle.manifest.name)
+        };
+        return Err(Failure::new(REFUSED, text).with_hint("add nodes with `bento nodes add`; `bento policy NODE` shows what one allows"));
+    }
+    Err(nobody.silence())
+}
+
+/// Nodes none of which takes a function.
+#[derive(Debug)]
+pub(crate) struct Nobody {
+    /// Those whose policy does not cover it.
+    pub(crate) refusing: Vec<(String, Description)>,
+    /// Those that did not answer.
+    pub(crate) silent: Vec<(String, Failure)>,
+}
+
+impl Nobody {
+    /// What is said where no node answered at all.
+    pub(crate) fn silence(self) -> Failure {
+        match self.silent.into_iter().next() {
+            Some((name, failure)) => Failure { text: format!("no node of the list answers; {name}: {}", failure.text), ..failure },
+            None => Failure::new(NODE, "no node of the list answers").with_hint("try again, or look at their addresses"),
+        }
+    }
+}
+
+/// The first of these nodes that answers and whose policy covers the function.
+pub(crate) async fn search(context: &Context, nodes: Vec<(String, NodeAddress)>, bundle: &Bundle) -> Result<(String, NodeAddress), Nobody> {
+    let function = &bundle.manifest.name;
+    context.show.now(&format!("asking {} for the policy", ask::counted(nodes.len())));
     let mut questions = ask::start(context, nodes).await;
-    let (mut refusals, mut silent) = (Vec::new(), Vec::new());
+    let mut nobody = Nobody { refusing: Vec::new(), silent: Vec::new() };
     while let Some(answer) = questions.join_next().await {
         let Ok((_, asked)) = answer else { continue };
         let told = match asked.told {
             Ok(told) => told,
             Err(failure) => {
                 context.show.step(&format!("{}: {}", asked.name, failure.text));
-                silent.push((asked.name, failure));
+                nobody.silent.push((asked.name, failure));
                 continue;
             }
         };
-        match told.policy.compare(&bundle.manifest).into_iter().find(|line| !line.fits) {
+        match fits::short(&told, bundle) {
             None => {
                 context.show.step(&format!("{} answered, and its policy covers what {function} needs", asked.name));
                 return Ok((asked.name, asked.address));
             }
-            Some(line) => {
-                let why = bento::line(&format!("{function} needs {} of {}, and it offers {}", line.needs, line.key, line.offers));
+            Some(why) => {
                 context.show.step(&format!("{} would refuse: {why}", asked.name));
-                refusals.push((asked.name, why));
+                nobody.refusing.push((asked.name, told));
             }
         }
     }
-    // One node's own words say more than a count.
-    if let Some((name, why)) = refusals.into_iter().next() {
-        let text = if count == 1 {
-            format!("{name} would refuse: {why}")
-        } else {
-            format!("no node of the list can take {function}; {name}: {why}")
-        };
-        return Err(Failure::new(REFUSED, text).with_hint("add nodes with `bento nodes add`; `bento policy NODE` shows what one allows"));
-    }
-    match silent.into_iter().next() {
-        Some((name, failure)) => Err(Failure { text: format!("no node of the list answers; {name}: {}", failure.text), ..failure }),
-        None => Err(Failure::new(NODE, "no node of the list answers").with_hint("try again, or look at their addresses")),
-    }
+    Err(nobody)
 }
 
 /// The page's address with a scheme.

@@ -112,7 +112,11 @@ pub(crate) async fn collect(context: &Context, args: args::Collect) -> Result<()
         Err(error) => return Err(Failure::new(NODE, error.to_string())),
     };
     let given = args.output.is_some();
-    let delivered = deliver(context, &errand.browse, &page, name, Some(&errand.dropbox.node), (sink, None), given).await;
+    // Who fetched it, as this person calls that node.
+    let fetcher = &errand.browser.node;
+    let known = context.nodes()?.read()?.into_iter().find(|(_, address)| address == fetcher);
+    let fetched_by = known.map_or_else(|| fetcher.to_string(), |(name, _)| name);
+    let delivered = deliver(context, &errand.browse, &page, &fetched_by, Some(fetcher), (sink, None), given).await;
     if delivered.is_ok() || delivered.as_ref().is_err_and(|failure| failure.status == FUNCTION) {
         errand.end(&client).await;
         forget(context, name)?;

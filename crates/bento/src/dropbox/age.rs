@@ -73,6 +73,13 @@ impl AgeIdentity {
     }
 }
 
+/// At most so many bytes has a file of `plain` bytes that is encrypted to so many recipients.
+pub fn age_size_max(plain: u64, recipients: usize) -> u64 {
+    // A tag for each piece and one for an empty last one, a stanza for each recipient, and what the crate puts before and beside those.
+    let tags = (plain / PIECE_BYTES as u64).saturating_add(2).saturating_mul(16);
+    plain.saturating_add(tags).saturating_add(128 * recipients as u64).saturating_add(8192)
+}
+
 /// Writes a file, padded as it is to be, encrypted to these recipients. It blocks.
 ///
 /// # Errors
@@ -204,6 +211,7 @@ mod tests {
         let (own, other) = (x25519::Identity::generate(), x25519::Identity::generate());
         for length in [0, 1, 65_536, 300_000] {
             let mut sealed = sealed(length, &own);
+            assert!((length..=usize::try_from(age_size_max(length as u64, 1)).unwrap()).contains(&sealed.len()));
             assert_eq!(opened(&sealed, &own).await.unwrap(), vec![7; length]);
             assert!(matches!(opened(&sealed, &other).await, Err(OpenError::Age(_))));
             assert!(opened(&sealed[..sealed.len() - 1], &own).await.is_err());

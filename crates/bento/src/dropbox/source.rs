@@ -58,13 +58,8 @@ impl Source {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
         }
         let size = found.len();
-        let padded = match pad {
-            None => None,
-            Some(multiple) => {
-                let whole = size.checked_add(HEAD as u64).and_then(|held| held.checked_next_multiple_of(multiple.max(1)));
-                Some(whole.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it is too large to be padded like that"))?)
-            }
-        };
+        let too_large = || io::Error::new(io::ErrorKind::InvalidInput, "it is too large to be padded like that");
+        let padded = pad.map(|multiple| Self::padded_size(size, multiple).ok_or_else(too_large)).transpose()?;
         let (mut digest, mut marks, mut done) = (Sha256::new(), Vec::new(), 0);
         // The first chunk has less of the file where a head comes before it.
         let mut next = CHUNK - if padded.is_some() { HEAD } else { 0 };
@@ -84,6 +79,11 @@ impl Source {
         let source = Self { file, size, modified: (found.mtime(), found.mtime_nsec()), digest: digest.finalize().into(), marks, padded };
         source.check()?;
         Ok(source)
+    }
+
+    /// How long a file is when it is padded to a multiple of so many bytes. Nothing for one that is too large.
+    pub fn padded_size(size: u64, multiple: u64) -> Option<u64> {
+        size.checked_add(HEAD as u64)?.checked_next_multiple_of(multiple.max(1))
     }
 
     /// Bytes of the file.

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use bento_proto::{Problem, Span, node::FunctionStatus};
+use bento_proto::{Problem, Size, Span, grant::Granted, node::FunctionStatus};
 use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -61,7 +61,9 @@ pub fn script(state: &Shared) -> impl Fn(&Asked) -> Vec<Act> + Send + Sync + 'st
 }
 
 pub fn lasting() -> FunctionStatus {
-    FunctionStatus { remaining: Span::seconds(20 * 3600), ..status() }
+    let own = status();
+    let granted = Granted { storage: Size::mib(64), traffic: Size::mib(256), ..own.granted.clone() };
+    FunctionStatus { remaining: Span::seconds(20 * 3600), granted, ..own }
 }
 
 pub fn failed(error: &str) -> Vec<Act> {

@@ -49,7 +49,10 @@ pub(super) async fn list(context: &Context, args: args::DropboxList) -> Result<(
                 shown.clone().unwrap_or_else(|| "(unnamed)".into()),
                 size(&one),
                 format!("expires in {}", time(Span::seconds(one.expires.saturating_sub(now)))),
-                left.map_or_else(|| "any number of gets left".into(), |left| format!("{left} gets left")),
+                left.map_or_else(
+                    || "any number of gets left".into(),
+                    |left| format!("{left} get{} left", if left == 1 { "" } else { "s" }),
+                ),
             ]);
             json.push(json!({
                 "dropbox": name, "drop": one.drop, "name": shown, "bytes": own.map(|drop| drop.size), "sealed": one.size, "there": one.offset,

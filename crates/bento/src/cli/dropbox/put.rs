@@ -1,5 +1,7 @@
 //! `bento dropbox put`.
 //!
+//! Whether a node takes the file is asked before any of it is read.
+//!
 //! What is to be sent is kept in `functions.json` before the node hears of it: its id, its key and the digest of the file. The same command
 //! goes on with it, and only with the same file.
 
@@ -9,7 +11,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use bento::{Announcement, DropError, DropId, DropLink, Dropbox, FileKey, Parcel, Source, Standard, Tokens, Upload, age_seal, with_room};
+use bento::{
+    Announcement, DropError, DropId, DropLink, Dropbox, FileKey, NodeAddress, Parcel, Source, Standard, Tokens, Upload, age_seal,
+    age_size_max, with_room,
+};
 use bento_proto::{Span, bundle::Bundle};
 use data_encoding::HEXLOWER;
 use serde_json::json;
@@ -18,9 +23,10 @@ use sha2::{Digest as _, Sha256};
 use super::{failure, find};
 use crate::cli::{
     args,
-    browse::pick,
+    browse::{Nobody, search},
     context::Context,
-    failure::Failure,
+    failure::{Failure, REFUSED},
+    fits,
     function::{forget, free, is_unknown, time},
     place,
     show::Show,
@@ -46,6 +52,14 @@ struct Place {
     again: bool,
 }
 
+/// Where a file is to go, which was asked before it is read.
+enum Found {
+    /// To a Dropbox of its own on this node, by name and address.
+    Node(String, NodeAddress),
+    /// To this one that is installed.
+    Installed(String),
+}
+
 pub(super) async fn run(context: &Context, args: args::DropboxPut) -> Result<(), Failure> {
     let store = context.store()?;
     let file = std::path::absolute(&args.file).map_err(|error| Failure::file("looking for", &args.file, &error))?;
@@ -55,35 +69,128 @@ pub(super) async fn run(context: &Context, args: args::DropboxPut) -> Result<(),
         _ if args.plain || args.no_pad => None,
         given => Some(given.unwrap_or(PAD)),
     };
-    if let Some(at) = &args.at {
-        find(&store.read()?, at)?;
-    }
-    let source = read(&context.show, &args.file, pad).await?;
-
+    let size = fits::size(&args.file)?;
     let form = match (args.plain, args.to.as_slice()) {
         (true, _) => Form::Plain,
         (_, []) => Form::Sealed { key: String::new(), prefix: String::new() },
         (_, to) => Form::Age { to: to.iter().map(ToString::to_string).collect() },
     };
-    let wanted = Drop {
-        id: String::new(),
-        name,
-        file,
-        size: source.size(),
-        sha256: HEXLOWER.encode(source.digest()),
-        pad,
-        form,
-        gets: args.gets,
-        link: None,
+    let mut wanted = Drop { id: String::new(), name, file, size, sha256: String::new(), pad, form, gets: args.gets, link: None };
+    let open = cut_off(context, &store, &args, &wanted)?;
+    let found = match open.iter().any(|(_, _, drop)| drop.size == size) {
+        // Its node has taken it.
+        true => None,
+        false => Some(found(context, &store, &args, size).await?),
     };
-    let place = match begun(context, &store, &args, &wanted)? {
+    let source = read(&context.show, &args.file, pad).await?;
+    (wanted.size, wanted.sha256) = (source.size(), HEXLOWER.encode(source.digest()));
+    let place = match begun(context, open, &wanted)? {
         Some((name, record, drop)) => {
             let parcel = parcel(context, source, &drop).await?;
             Place { name, record, drop, parcel, again: true }
         }
-        None => fresh(context, &store, &args, wanted, source).await?,
+        None => {
+            let found = match found {
+                Some(found) => found,
+                None => self::found(context, &store, &args, wanted.size).await?,
+            };
+            fresh(context, &store, &args, wanted, source, found).await?
+        }
     };
     send(context, &store, &args, place).await
+}
+
+/// Where a file of so many bytes is to go; or in what no node takes it, and how large a file may be.
+async fn found(context: &Context, store: &Store, args: &args::DropboxPut, size: u64) -> Result<Found, Failure> {
+    let too_long = || Failure::input("the file is too long to be sent");
+    let sent = sent(args, size).ok_or_else(too_long)?;
+    if let Some(at) = &args.at {
+        let record = find(&store.read()?, at)?.clone();
+        room_in(context, at, &record, sent).await?;
+        return Ok(Found::Installed(at.clone()));
+    }
+    let nodes = match &args.node {
+        Some(node) => vec![context.node(node)?],
+        None => context.nodes()?.filled()?,
+    };
+    let count = nodes.len();
+    match search(context, nodes, &bundle(args, sent)?).await {
+        Ok((name, node)) => Ok(Found::Node(name, node)),
+        Err(Nobody { mut silent, refusing }) if args.node.is_some() && refusing.is_empty() && !silent.is_empty() => Err(silent.remove(0).1),
+        Err(nobody) if nobody.refusing.is_empty() => Err(nobody.silence()),
+        Err(nobody) => Err(too_large(args, size, count, &nobody)?),
+    }
+}
+
+/// How many bytes leave of a file of so many, at most.
+fn sent(args: &args::DropboxPut, size: u64) -> Option<u64> {
+    let whole = if args.plain || args.no_pad { size } else { Source::padded_size(size, args.pad.unwrap_or(PAD))? };
+    match (args.plain, args.to.len()) {
+        (true, _) => Some(whole),
+        (_, 0) => FileKey::sealed_size(whole),
+        (_, recipients) => Some(age_size_max(whole, recipients)),
+    }
+}
+
+/// None of these nodes takes the file: why the one that takes most does not, and what it would take.
+fn too_large(args: &args::DropboxPut, size: u64, count: usize, nobody: &Nobody) -> Result<Failure, Failure> {
+    let largest = |gets: Option<u64>| {
+        let of = |told| {
+            fits::largest(size, |size| {
+                let bundle = sent(args, size).and_then(|sent| room(args, gets, sent).ok());
+                bundle.is_some_and(|bundle| fits::short(told, &bundle).is_none())
+            })
+        };
+        nobody.refusing.iter().map(|(name, told)| (of(told), name, told)).max_by_key(|(largest, ..)| *largest)
+    };
+    let sent = sent(args, size).unwrap_or(u64::MAX);
+    let bundle = bundle(args, sent)?;
+    let Some((most, name, told)) = largest(args.gets) else { return Ok(Failure::new(REFUSED, "no node takes the file")) };
+    let why = fits::short(told, &bundle).unwrap_or_default();
+    let file = bento::line(&args.file.display().to_string());
+    let who = if count == 1 { format!("{name} does not take {file}") } else { format!("no node of the list takes {file}; {name}") };
+    let text = format!("{who}: {why}");
+    let hint = match most {
+        Some(most) => {
+            let once = largest(Some(1)).and_then(|(once, ..)| once).filter(|once| args.gets != Some(1) && *once > most + most / 10);
+            let once = once.map(|once| format!(", and with `--gets 1` of {}", fits::megabytes(once))).unwrap_or_default();
+            let more = if args.node.is_some() { "another node may take more" } else { "for more add others with `bento nodes add`" };
+            format!("{name} takes files of up to {}{once}; {more}", fits::megabytes(most))
+        }
+        None => {
+            "ask for less: `--expires`, `--gets`; or add nodes with `bento nodes add`; `bento policy NODE` shows what one allows".into()
+        }
+    };
+    Ok(Failure::new(REFUSED, text).with_hint(hint))
+}
+
+/// Does an installed Dropbox have room for so many bytes more? What else is on its way there only it knows.
+async fn room_in(context: &Context, at: &str, record: &Record, sent: u64) -> Result<(), Failure> {
+    let (node, tokens) = (record.node()?, record.tokens()?);
+    let asked = context.client(&node).await?.status(&node, &tokens.invocation).await;
+    let status = asked.map_err(|error| gone(error, at))?;
+    let granted = &status.granted;
+    for (what, granted, used) in [("storage", granted.storage, status.storage_used), ("traffic", granted.traffic, status.traffic_used)] {
+        let left = granted.as_bytes().saturating_sub(used.as_bytes());
+        if sent > left {
+            let (needed, left, short) = (fits::megabytes(sent), fits::megabytes(left), fits::megabytes(sent - left));
+            let text = format!("{at} has {left} of its {what} left, and the file takes {needed}: {short} too little");
+            let hint = "leave `--at` out for a Dropbox of its own";
+            let hint = if what == "storage" { format!("remove drops with `bento dropbox rm`, or {hint}") } else { hint.to_owned() };
+            return Err(Failure::new(REFUSED, text).with_hint(hint));
+        }
+    }
+    Ok(())
+}
+
+/// What was asked of an installed Dropbox failed.
+fn gone(error: bento::ClientError, name: &str) -> Failure {
+    let is_gone = is_unknown(&error);
+    let mut failure = Failure::about(error, name, None);
+    if is_gone {
+        failure.hint = Some(format!("it has ended; `bento shutdown {name}` forgets it, and the same command then begins anew"));
+    }
+    failure
 }
 
 /// The name for those who fetch it.
@@ -108,22 +215,30 @@ async fn read(show: &Arc<Show>, path: &Path, pad: Option<u64>) -> Result<Source,
     read.map_err(|error| Failure::file("reading", path, &error))
 }
 
-/// The upload of this file that an earlier run of this command did not bring to its end.
-fn begun(context: &Context, store: &Store, args: &args::DropboxPut, wanted: &Drop) -> Result<Option<(String, Record, Drop)>, Failure> {
+/// Uploads like this one, whatever was in the file, that an earlier run of this command did not bring to their end.
+fn cut_off(context: &Context, store: &Store, args: &args::DropboxPut, wanted: &Drop) -> Result<Vec<(String, Record, Drop)>, Failure> {
     let node = args.node.as_deref().map(|node| context.node(node)).transpose()?;
     let functions = store.read()?;
     let open = functions
         .iter()
         .flat_map(|(name, record)| record.drops.iter().filter(|drop| drop.link.is_none()).map(move |drop| (name, record, drop)));
+    let mut found = Vec::new();
     for (name, record, drop) in open {
         let is_here = match (&args.at, &node) {
             (Some(at), _) => at == name,
             (None, Some((_, node))) => record.for_drop && record.node()? == *node,
             (None, None) => record.for_drop,
         };
-        if !is_here || drop.file != wanted.file || !is_alike(drop, wanted) {
-            continue;
+        if is_here && drop.file == wanted.file && is_alike(drop, wanted) {
+            found.push((name.clone(), record.clone(), drop.clone()));
         }
+    }
+    Ok(found)
+}
+
+/// The one of them that is of this file as it is now.
+fn begun(context: &Context, open: Vec<(String, Record, Drop)>, wanted: &Drop) -> Result<Option<(String, Record, Drop)>, Failure> {
+    for (name, record, drop) in open {
         if (drop.size, &drop.sha256) != (wanted.size, &wanted.sha256) {
             // Never under the same key. What is there of the other one stays until its sender erases it, or it expires.
             context.show.step(&format!(
@@ -135,7 +250,7 @@ fn begun(context: &Context, store: &Store, args: &args::DropboxPut, wanted: &Dro
         if matches!(drop.form, Form::Age { .. }) && !spool(&drop.id)?.exists() {
             continue;
         }
-        return Ok(Some((name.clone(), record.clone(), drop.clone())));
+        return Ok(Some((name, record, drop)));
     }
     Ok(None)
 }
@@ -163,7 +278,14 @@ pub(super) fn spool(id: &str) -> Result<PathBuf, Failure> {
 }
 
 /// A new drop, in the Dropbox that was named or in one of its own.
-async fn fresh(context: &Context, store: &Store, args: &args::DropboxPut, wanted: Drop, source: Source) -> Result<Place, Failure> {
+async fn fresh(
+    context: &Context,
+    store: &Store,
+    args: &args::DropboxPut,
+    wanted: Drop,
+    source: Source,
+    found: Found,
+) -> Result<Place, Failure> {
     let mut drop = Drop { id: DropId::mint()?.to_string(), ..wanted };
     let source = match &mut drop.form {
         Form::Plain => source,
@@ -175,7 +297,7 @@ async fn fresh(context: &Context, store: &Store, args: &args::DropboxPut, wanted
         Form::Age { .. } => encrypted(context, args, source, &spool(&drop.id)?).await?,
     };
     let parcel = parcel(context, source, &drop).await?;
-    let placed = placed(context, store, args, &drop, parcel.size()).await;
+    let placed = placed(context, store, args, &drop, (parcel.size(), found));
     if placed.is_err() {
         discard(&drop);
     }
@@ -184,21 +306,26 @@ async fn fresh(context: &Context, store: &Store, args: &args::DropboxPut, wanted
 }
 
 /// Keeps the drop in the record of its Dropbox; installs one if none was named.
-async fn placed(context: &Context, store: &Store, args: &args::DropboxPut, drop: &Drop, size: u64) -> Result<(String, Record), Failure> {
-    if let Some(at) = &args.at {
-        let record = store.update(|functions| {
-            find(functions, at)?;
-            let record = functions.get_mut(at).ok_or_else(|| Failure::input(format!("{at} is gone")))?;
-            record.drops.push(drop.clone());
-            Ok(record.clone())
-        })?;
-        return Ok((at.clone(), record));
-    }
-    let bundle = bundle(args, size)?;
-    let (node_name, node) = match &args.node {
-        Some(node) => context.node(node)?,
-        None => pick(context, &bundle, None).await?,
+fn placed(
+    context: &Context,
+    store: &Store,
+    args: &args::DropboxPut,
+    drop: &Drop,
+    (size, found): (u64, Found),
+) -> Result<(String, Record), Failure> {
+    let (node_name, node) = match found {
+        Found::Node(name, node) => (name, node),
+        Found::Installed(at) => {
+            let record = store.update(|functions| {
+                find(functions, &at)?;
+                let record = functions.get_mut(&at).ok_or_else(|| Failure::input(format!("{at} is gone")))?;
+                record.drops.push(drop.clone());
+                Ok(record.clone())
+            })?;
+            return Ok((at, record));
+        }
     };
+    let bundle = bundle(args, size)?;
     let tokens = Tokens::mint()?;
     let mut record = Record::new(&node, &tokens, &bundle, digest(&bundle)?);
     (record.for_drop, record.drops) = (true, vec![drop.clone()]);
@@ -213,8 +340,13 @@ async fn placed(context: &Context, store: &Store, args: &args::DropboxPut, drop:
 
 /// The Dropbox that came with this program, with room for one drop.
 fn bundle(args: &args::DropboxPut, size: u64) -> Result<Bundle, Failure> {
+    room(args, args.gets, size)
+}
+
+/// The same for one that is fetched so often.
+fn room(args: &args::DropboxPut, gets: Option<u64>, size: u64) -> Result<Bundle, Failure> {
     let bundle = Standard::Dropbox.bundle().and_then(|bundle| {
-        let room = Dropbox::room_for(size, args.gets, args.expires.unwrap_or(EXPIRES));
+        let room = Dropbox::room_for(size, gets, args.expires.unwrap_or(EXPIRES));
         with_room(bundle, room)
     });
     bundle.map_err(|error| Failure::input(format!("the Dropbox that came with this program: {error}")))
@@ -359,14 +491,7 @@ async fn alive(
     let client = context.client(&node).await.map_err(sure)?;
     if !record.pending {
         let asked = client.status(&node, &tokens.invocation).await;
-        return asked.map(|status| status.remaining).map_err(|error| {
-            let is_gone = is_unknown(&error);
-            let mut failure = Failure::about(error, name, None);
-            if is_gone {
-                failure.hint = Some(format!("it has ended; `bento shutdown {name}` forgets it, and the same command then begins anew"));
-            }
-            (failure, true)
-        });
+        return asked.map(|status| status.remaining).map_err(|error| (gone(error, name), true));
     }
     let bundle = bundle(args, size).map_err(sure)?;
     if digest(&bundle).map_err(sure)? != record.bundle {

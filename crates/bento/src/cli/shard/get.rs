@@ -104,7 +104,7 @@ pub(super) async fn whole(context: &Context, name: &str, kept: Kept) -> Result<R
         if !is_begun {
             return Err(on_its_way(&open));
         }
-        let (shard, chosen) = work::shard(context, &mut open, None).await?;
+        let (shard, chosen) = work::shard(context, &mut open, None, None).await?;
         if open.work()?.output.is_none() {
             return Err(on_its_way(&open));
         }

@@ -2,15 +2,16 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use bento::{Candidate, Candidates, Load, Mode, NodeAddress};
-use bento_proto::{bundle::Bundle, node::Description};
+use bento::{Candidate, Candidates, FileKey, Load, Mode, NodeAddress};
+use bento_proto::{bundle::Bundle, node::Description, pad::HEAD};
 use tokio::time::{Instant, timeout_at};
 
-use super::Chance;
+use super::{Chance, drip, kept::Task, spooled::Padding, work};
 use crate::cli::{
     ask::{self, Asked},
     context::Context,
     failure::{Failure, REFUSED},
+    fits,
 };
 
 /// Functions that Shard may have elsewhere beyond what it needs, so that a node that fails can be replaced.
@@ -41,47 +42,66 @@ pub(super) struct Chosen {
 /// What is asked for.
 pub(super) struct Wanted<'a> {
     pub(super) load: Load,
-    /// Is it a repair?
-    pub(super) repair: bool,
+    pub(super) task: Task,
     /// How many nodes have to take a shard.
     pub(super) count: usize,
     /// Who is to make the shards, if that was said.
     pub(super) host: Option<&'a str>,
+    /// The file that is to be sent, where another one could be sent in its place.
+    pub(super) file: Option<File>,
 }
 
-impl Wanted<'_> {
-    /// What Shard needs with so many functions elsewhere.
-    fn bundle(&self, installs: u32) -> Result<Bundle, Failure> {
-        let load = Load { installs, ..self.load };
-        Ok(if self.repair { load.repair_bundle()? } else { load.shard_bundle()? })
+/// A file before it is read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct File {
+    /// Its bytes.
+    pub(super) size: u64,
+    pub(super) padding: Padding,
+}
+
+impl File {
+    /// Its bytes when it is sealed.
+    pub(super) fn sealed(self) -> Result<u64, Failure> {
+        let wrong = |error: std::io::Error| Failure::input(error.to_string()).with_hint("send less of it at once");
+        let plain = self.padding.total(self.size.saturating_add(HEAD as u64)).map_err(wrong)?;
+        FileKey::sealed_size(plain).ok_or_else(|| Failure::input("the file is too long to be encrypted"))
     }
 }
 
 /// What shards and the one who makes them need of their nodes.
 struct Needs {
-    shelf: Bundle,
+    /// What a node with a shard takes: the Dropbox for it, and one for what leaves in portions before.
+    shelf: Vec<Bundle>,
     /// Shard, by how many functions it may have elsewhere, the most first.
     shard: Vec<(u32, Bundle)>,
     mode: Mode,
+}
+
+impl Needs {
+    fn of(wanted: &Wanted<'_>) -> Result<Self, Failure> {
+        let Load { installs: least, size, keep, split } = wanted.load;
+        let shard = |installs| Ok::<_, Failure>((installs, work::bundle(wanted.task, &Load { installs, ..wanted.load })?));
+        let mut shelf = vec![wanted.load.shelf_bundle()?];
+        if let Some(File { padding: Padding::Portions(each), .. }) = wanted.file {
+            let portions = usize::try_from(size.div_ceil(each)).unwrap_or(usize::MAX);
+            shelf.push(drip::intake(portions, split.of as usize, each, keep)?);
+        }
+        Ok(Self { shelf, shard: vec![shard(least + SPARE)?, shard(least)?], mode: split.mode })
+    }
 }
 
 /// What one node says to that.
 struct Fit {
     name: String,
     address: NodeAddress,
-    operator: Option<String>,
+    told: Description,
     takes: Result<(), String>,
     makes: Result<u32, String>,
 }
 
 /// Asks the nodes of the list, and chooses.
 pub(super) async fn choose(context: &Context, wanted: &Wanted<'_>) -> Result<Chosen, Failure> {
-    let least = wanted.load.installs;
-    let needs = Needs {
-        shelf: wanted.load.shelf_bundle()?,
-        shard: vec![(least + SPARE, wanted.bundle(least + SPARE)?), (least, wanted.bundle(least)?)],
-        mode: wanted.load.split.mode,
-    };
+    let needs = Needs::of(wanted)?;
     let mut list = context.nodes()?.filled()?;
     let host = wanted.host.map(|host| context.node(host)).transpose()?;
     if let Some((name, address)) = host.as_ref().filter(|(_, address)| !list.iter().any(|(_, known)| known == address)) {
@@ -90,7 +110,8 @@ pub(super) async fn choose(context: &Context, wanted: &Wanted<'_>) -> Result<Cho
     let is_host = |fit: &Fit| host.as_ref().is_none_or(|(_, address)| *address == fit.address);
     // What was given by its address alone is nobody's of the list, and gets no shard.
     let listed = context.nodes()?.read()?;
-    let may_take = |fit: &Fit| fit.takes.is_ok() && listed.iter().any(|(_, known)| *known == fit.address);
+    let may_be_listed = |fit: &Fit| listed.iter().any(|(_, known)| *known == fit.address);
+    let may_take = |fit: &Fit| fit.takes.is_ok() && may_be_listed(fit);
 
     let (count, mut fits, mut silent) = (list.len(), Vec::new(), Vec::new());
     let mut questions = ask::start(context, list).await;
@@ -104,7 +125,7 @@ pub(super) async fn choose(context: &Context, wanted: &Wanted<'_>) -> Result<Cho
         let Some(answer) = next else { break };
         let Ok((_, Asked { name, address, told })) = answer else { continue };
         match told {
-            Ok(told) => fits.push(fit(&needs, name, address, &told)),
+            Ok(told) => fits.push(fit(&needs, name, address, told)),
             Err(failure) => {
                 context.show.step(&format!("{name}: {}", failure.text));
                 silent.push(format!("{name}: {}", failure.text));
@@ -119,20 +140,29 @@ pub(super) async fn choose(context: &Context, wanted: &Wanted<'_>) -> Result<Cho
     let takers: Vec<&Fit> = fits.iter().filter(|fit| may_take(fit)).collect();
     if takers.len() < wanted.count {
         let refused = fits.iter().filter_map(|fit| Some(format!("{}: {}", fit.name, fit.takes.as_ref().err()?)));
-        return Err(too_few(wanted.count, takers.len(), count, refused.chain(silent).collect()));
+        let failure = too_few(wanted.count, takers.len(), count, refused.chain(silent).collect());
+        return Err(or_smaller(failure, wanted, &fits, (is_host, may_be_listed), ", or give a larger `--need` for smaller shards"));
     }
     let makers: Vec<&Fit> = fits.iter().filter(|fit| is_host(fit) && fit.makes.is_ok()).collect();
     // One that takes no shard is better than one that has both.
     let spare: Vec<&Fit> = makers.iter().copied().filter(|fit| !may_take(fit)).collect();
     let Some(maker) = any(if spare.is_empty() { &makers } else { &spare })? else {
         let why = fits.iter().filter(|fit| is_host(fit)).find_map(|fit| Some(format!("{}: {}", fit.name, fit.makes.as_ref().err()?)));
-        return Err(no_maker(why.or(silent.into_iter().next())));
+        let hint = match wanted.task {
+            Task::Spread => {
+                "it takes a node with the image `shard`, and `installs` for all shards: add one, or ask for less: `--of`, `--keep`"
+            }
+            Task::Repair { thorough: true, .. } => "without `--thorough` it needs less; or add a node with `bento nodes add`",
+            Task::Repair { .. } => "add a node that offers that with `bento nodes add`; `bento shard get` needs less",
+        };
+        let failure = no_maker(why.or(silent.into_iter().next()), hint);
+        return Err(or_smaller(failure, wanted, &fits, (is_host, may_be_listed), ""));
     };
     let takers = shuffled(takers, NODES_MAX)?;
     context.show.step(&format!("{} makes the shards; {} can take them", maker.name, ask::counted(takers.len())));
-    let nodes = takers.iter().map(|fit| Candidate { address: fit.address.clone(), operator: fit.operator.clone() }).collect();
+    let nodes = takers.iter().map(|fit| Candidate { address: fit.address.clone(), operator: operator(&fit.told) }).collect();
     let to = Candidates { nodes: labelled(nodes), avoid: vec![maker.address.clone()] };
-    let installs = maker.makes.clone().unwrap_or(least);
+    let installs = maker.makes.clone().unwrap_or(wanted.load.installs);
     Ok(Chosen { host: maker.name.clone(), node: maker.address.clone(), installs, to })
 }
 
@@ -157,7 +187,7 @@ pub(super) async fn visited(context: &Context, bundle: &Bundle, mode: Mode, host
             Err(failure) => silent = Some(format!("{name}: {}", failure.text)),
         }
     }
-    Err(no_maker(refused.or(silent)))
+    Err(no_maker(refused.or(silent), "add a node that offers that with `bento nodes add`, or name one with `--node`"))
 }
 
 /// `2 of 3 nodes can take a shard, and 4 are needed; …`
@@ -167,22 +197,59 @@ fn too_few(needed: usize, found: usize, asked: usize, reasons: Vec<String>) -> F
     Failure::new(REFUSED, text).with_hint("add nodes with `bento nodes add`, or ask for less: `--of`, `--keep`, or a larger `--need`")
 }
 
-fn no_maker(why: Option<String>) -> Failure {
+fn no_maker(why: Option<String>, hint: &str) -> Failure {
     let text = format!("no node can make the shards or put them together{}", why.map(|why| format!("; {why}")).unwrap_or_default());
-    Failure::new(REFUSED, text)
-        .with_hint("it takes a node with the image `shard`, and `installs` for all shards: add one, or ask for less: `--of`, `--keep`")
+    Failure::new(REFUSED, text).with_hint(hint)
 }
 
-fn fit(needs: &Needs, name: String, address: NodeAddress, told: &Description) -> Fit {
-    let takes = uncovered(told, &needs.shelf);
-    let mut makes_with = Err(String::new());
+fn fit(needs: &Needs, name: String, address: NodeAddress, told: Description) -> Fit {
+    let (takes, makes) = (takes(&told, needs), makes_any(&told, needs));
+    Fit { name, address, told, takes, makes }
+}
+
+fn takes(told: &Description, needs: &Needs) -> Result<(), String> {
+    needs.shelf.iter().try_for_each(|bundle| uncovered(told, bundle))
+}
+
+fn makes_any(told: &Description, needs: &Needs) -> Result<u32, String> {
+    let mut made = Err(String::new());
     for (installs, bundle) in &needs.shard {
-        makes_with = makes(told, bundle, needs.mode).map(|()| *installs);
-        if makes_with.is_ok() {
+        made = makes(told, bundle, needs.mode).map(|()| *installs);
+        if made.is_ok() {
             break;
         }
     }
-    Fit { name, address, operator: told.contact.clone().filter(|contact| !contact.is_empty()), takes, makes: makes_with }
+    made
+}
+
+/// Whose a node is, where that is told.
+fn operator(told: &Description) -> Option<String> {
+    told.contact.clone().filter(|contact| !contact.is_empty())
+}
+
+/// The failure with how large a file these nodes take together, if they take any.
+fn or_smaller(
+    mut failure: Failure,
+    wanted: &Wanted<'_>,
+    fits: &[Fit],
+    (is_host, may_be_listed): (impl Fn(&Fit) -> bool, impl Fn(&Fit) -> bool),
+    or: &str,
+) -> Failure {
+    let Some(file) = wanted.file else { return failure };
+    let fitting = |size: u64| {
+        let file = File { size, ..file };
+        let needs =
+            file.sealed().and_then(|sealed| Needs::of(&Wanted { load: Load { size: sealed, ..wanted.load }, file: Some(file), ..*wanted }));
+        needs.is_ok_and(|needs| {
+            fits.iter().filter(|fit| may_be_listed(fit) && takes(&fit.told, &needs).is_ok()).count() >= wanted.count
+                && fits.iter().any(|fit| is_host(fit) && makes_any(&fit.told, &needs).is_ok())
+        })
+    };
+    if let Some(most) = fits::largest(file.size, fitting) {
+        let most = fits::megabytes(most);
+        failure.hint = Some(format!("these nodes take files of up to {most} like that; for more add others with `bento nodes add`{or}"));
+    }
+    failure
 }
 
 /// Can a node make shards of this mode with this bundle?
@@ -196,11 +263,7 @@ fn makes(told: &Description, bundle: &Bundle, mode: Mode) -> Result<(), String> 
 }
 
 fn uncovered(told: &Description, bundle: &Bundle) -> Result<(), String> {
-    let name = &bundle.manifest.name;
-    match told.policy.compare(&bundle.manifest).into_iter().find(|line| !line.fits) {
-        None => Ok(()),
-        Some(line) => Err(bento::line(&format!("{name} needs {} of {}, and it offers {}", line.needs, line.key, line.offers))),
-    }
+    fits::short(told, bundle).map_or(Ok(()), Err)
 }
 
 /// Operators by numbers: who they are is of no interest to Shard, and how long what they say of themselves is neither.

@@ -1,5 +1,6 @@
 //! `bento shard put`.
 //!
+//! Whether nodes take the file is asked before any of it is read; what comes from stdin is asked for when its size is known.
 //! What is to be sent is kept before a node hears of it: its key, and the digest of the file. The same command goes on with it, and only with
 //! the same file.
 
@@ -16,11 +17,12 @@ use serde_json::json;
 use super::{
     Names, drip,
     kept::{Dripping, Kept, Open, Place, Shelves, Task, Work},
+    nodes::{Chosen, File},
     now,
     spooled::{self, Padding},
     work::{self, Ended, give_up, shard},
 };
-use crate::cli::{args, context::Context, dropbox, failure::Failure, function::time};
+use crate::cli::{args, context::Context, dropbox, failure::Failure, fits, function::time};
 
 /// How a file is split when nothing else is said. Nodes usually let a function have four others.
 const SPLIT: Split = Split { need: 2, of: 4, mode: Mode::Rs };
@@ -44,7 +46,7 @@ pub(super) async fn run(context: &Context, args: args::ShardPut) -> Result<(), F
         if args.recipe.is_some() {
             open.kept.recipe = recipe(&args)?;
         }
-        return finish(context, &args, open, None, true).await;
+        return finish(context, &args, open, None, None).await;
     }
     let given = args.file.clone().unwrap_or_default();
     let split = split(&args)?;
@@ -62,10 +64,11 @@ pub(super) async fn run(context: &Context, args: args::ShardPut) -> Result<(), F
     if let Some(open) = begun(&shelves, &args, &path, &wanted)? {
         // It is looked at whether it is as it was, also where nothing of it is to be sent any more.
         let parcel = spooled::again(context, &open).await?;
-        return finish(context, &args, open, Some(parcel), true).await;
+        return finish(context, &args, open, Some(parcel), None).await;
     }
     let own = || path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let name = name(&args.name.clone().unwrap_or_else(own))?;
+    let chosen = chosen(context, &args, fits::size(&given)?, &wanted).await?;
     let source = spooled::read(context, &given, padding).await?;
     let key = FileKey::mint()?;
     let (size, digest) = (source.size(), *source.digest());
@@ -74,8 +77,14 @@ pub(super) async fn run(context: &Context, args: args::ShardPut) -> Result<(), F
     let parcel = spooled::parcel(source, &file)?;
     let mut kept = Kept::new(file, split, keep);
     kept.source = Some(path);
-    let open = begin(context, &args, shelves.add(kept)?, &wanted).await?;
-    finish(context, &args, open, Some(parcel), false).await
+    let open = begin(&args, shelves.add(kept)?, &wanted, &chosen)?;
+    finish(context, &args, open, Some(parcel), Some(chosen)).await
+}
+
+/// Which nodes are to have a file of so many bytes, and how large one may be if none.
+async fn chosen(context: &Context, args: &args::ShardPut, size: u64, wanted: &Wanted) -> Result<Chosen, Failure> {
+    let file = File { size, padding: wanted.padding };
+    work::chosen_for(context, file, wanted.split, wanted.keep, args.node.as_deref()).await
 }
 
 /// What was asked for.
@@ -165,24 +174,29 @@ async fn stream(context: &Context, args: &args::ShardPut, shelves: &Shelves, wan
     // Kept before anything of it is written, so that `bento shard rm` finds what a kill leaves.
     let coming = SealedFile::new(name.clone(), 0, &[0; 32], 0, &key);
     let mut open = shelves.add(Kept::new(coming, wanted.split, wanted.keep))?;
-    match spooled::spooled(context, &open.spool(), &key, wanted.padding).await {
-        Ok(came) => open.kept.file = SealedFile::new(name, came.size, &came.digest, came.sealed, &key),
+    let came = match spooled::spooled(context, &open.spool(), &key, wanted.padding).await {
+        Ok(came) => chosen(context, args, came.size, &wanted).await.map(|chosen| (came, chosen)),
+        Err(failure) => Err(failure),
+    };
+    let (came, chosen) = match came {
+        Ok(both) => both,
         Err(failure) => {
             open.remove()?;
             return Err(failure);
         }
-    }
-    let open = begin(context, args, open, &wanted).await?;
-    finish(context, args, open, None, false).await
+    };
+    open.kept.file = SealedFile::new(name, came.size, &came.digest, came.sealed, &key);
+    let open = begin(args, open, &wanted, &chosen)?;
+    finish(context, args, open, None, Some(chosen)).await
 }
 
-/// Keeps what is to be done, and chooses nodes where that is to be done now.
-async fn begin(context: &Context, args: &args::ShardPut, mut open: Open, wanted: &Wanted) -> Result<Open, Failure> {
+/// Keeps what is to be done.
+fn begin(args: &args::ShardPut, mut open: Open, wanted: &Wanted, chosen: &Chosen) -> Result<Open, Failure> {
     open.kept.recipe.clone_from(&wanted.recipe);
     open.kept.work = Some(Work::new(Task::Spread)?);
     open.save()?;
     if let (Some(over), Padding::Portions(each)) = (args.over, wanted.padding)
-        && let Err(failure) = places(context, args, &mut open, each, over).await
+        && let Err(failure) = places(&mut open, chosen, each, over)
     {
         // No node has heard of it.
         open.remove()?;
@@ -191,10 +205,8 @@ async fn begin(context: &Context, args: &args::ShardPut, mut open: Open, wanted:
     Ok(open)
 }
 
-/// Chooses where the file leaves to in portions.
-async fn places(context: &Context, args: &args::ShardPut, open: &mut Open, each: u64, over: Duration) -> Result<(), Failure> {
-    // Also those that make the shards are looked for now: six hours later is late to hear that there are none.
-    let chosen = work::chosen(context, open, Task::Spread, args.node.as_deref()).await?;
+/// Where the file leaves to in portions.
+fn places(open: &mut Open, chosen: &Chosen, each: u64, over: Duration) -> Result<(), Failure> {
     let plain = FileKey::plain_size(open.kept.file.sealed).ok_or_else(|| Failure::input("the file is kept with a wrong size"))?;
     let nodes: Vec<_> = chosen.to.nodes.iter().map(|node| node.address.clone()).take(open.kept.split.of as usize).collect();
     let span = Span::millis(u64::try_from(over.as_millis()).unwrap_or(u64::MAX));
@@ -202,9 +214,19 @@ async fn places(context: &Context, args: &args::ShardPut, open: &mut Open, each:
     open.save()
 }
 
-/// Sends what is missing, has it spread, and says so. What no node has heard of when it fails is forgotten.
-async fn finish(context: &Context, args: &args::ShardPut, mut open: Open, parcel: Option<Parcel>, again: bool) -> Result<(), Failure> {
-    let finished = spread(context, args, &mut open, parcel, again).await;
+/// Sends what is missing, has it spread, and says so. What no node has heard of when it fails is forgotten. Nodes were chosen for what was not
+/// begun before.
+async fn finish(
+    context: &Context,
+    args: &args::ShardPut,
+    mut open: Open,
+    parcel: Option<Parcel>,
+    chosen: Option<Chosen>,
+) -> Result<(), Failure> {
+    let again = chosen.is_none();
+    // What leaves over hours is made into shards by a node that is chosen then.
+    let chosen = chosen.filter(|_| args.over.is_none());
+    let finished = spread(context, args, &mut open, parcel, chosen, again).await;
     if finished.is_err() && !again {
         let is_nothing = |work: &Work| work.shard.is_none() && work.dripping.as_ref().is_none_or(|dripping| dripping.uploads == 0);
         if open.kept.work.as_ref().is_some_and(is_nothing) {
@@ -214,7 +236,14 @@ async fn finish(context: &Context, args: &args::ShardPut, mut open: Open, parcel
     finished
 }
 
-async fn spread(context: &Context, args: &args::ShardPut, open: &mut Open, parcel: Option<Parcel>, again: bool) -> Result<(), Failure> {
+async fn spread(
+    context: &Context,
+    args: &args::ShardPut,
+    open: &mut Open,
+    parcel: Option<Parcel>,
+    mut chosen: Option<Chosen>,
+    again: bool,
+) -> Result<(), Failure> {
     open.save()?;
     if let Some(dripping) = &open.work()?.dripping.clone() {
         let (name, left) = (&open.name, dripping.drip.portions.len() - dripping.drip.done());
@@ -233,7 +262,7 @@ async fn spread(context: &Context, args: &args::ShardPut, open: &mut Open, parce
         if is_left {
             drip::run(context, open, &ready(context, open, &mut parcel).await?).await?;
         }
-        let (shard, chosen) = shard(context, open, args.node.as_deref()).await?;
+        let (shard, chosen) = shard(context, open, args.node.as_deref(), chosen.take()).await?;
         let parts = parts(open)?;
         if parts.is_none() && !open.work()?.staged {
             upload(context, open, &shard, &ready(context, open, &mut parcel).await?).await?;

@@ -42,7 +42,7 @@ pub(super) async fn run(context: &Context, args: args::ShardRepair) -> Result<()
         }
     };
     let before = open.kept.shards.clone();
-    let (shard, chosen) = match work::shard(context, &mut open, args.node.as_deref()).await {
+    let (shard, chosen) = match work::shard(context, &mut open, args.node.as_deref(), None).await {
         Ok(found) => found,
         Err(failure) => {
             if open.work()?.shard.is_none() {

@@ -20,7 +20,7 @@ pub(super) enum Padding {
 
 impl Padding {
     /// To how many bytes, for so many with the padding's head.
-    fn total(self, held: u64) -> io::Result<u64> {
+    pub(super) fn total(self, held: u64) -> io::Result<u64> {
         let wrong = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
         match self {
             Self::Multiple(multiple) => {

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use bento::{Bounds, ClientError, Drip, Intake, Load, OutputId, Progress, Shard, Shards};
-use bento_proto::Outcome;
+use bento::{Bounds, ClientError, Drip, Intake, Load, OutputId, Progress, Shard, Shards, Split};
+use bento_proto::{Outcome, Span, bundle::Bundle};
 use tokio::time::sleep;
 
 use super::{
     failure_of,
     kept::{Open, Place, Task},
-    nodes::{Chosen, Wanted, choose},
+    nodes::{Chosen, File, Wanted, choose},
     now_ms,
 };
 use crate::cli::{
@@ -48,6 +48,14 @@ pub(super) fn load(open: &Open, installs: u32) -> Load {
     Load { size: kept.file.sealed, split, keep: kept.keep, installs }
 }
 
+/// Shard with room for a task.
+pub(super) fn bundle(task: Task, load: &Load) -> Result<Bundle, ClientError> {
+    match task {
+        Task::Repair { thorough, .. } => load.repair_bundle(thorough),
+        Task::Spread => load.shard_bundle(),
+    }
+}
+
 /// How many functions Shard has elsewhere at least, and how many nodes have to take a shard.
 fn count(open: &Open, task: Task) -> u32 {
     match (task, &open.kept.shards) {
@@ -58,16 +66,26 @@ fn count(open: &Open, task: Task) -> u32 {
 }
 
 /// Chooses nodes for what is begun.
-pub(super) async fn chosen(context: &Context, open: &Open, task: Task, host: Option<&str>) -> Result<Chosen, Failure> {
+async fn chosen(context: &Context, open: &Open, task: Task, host: Option<&str>) -> Result<Chosen, Failure> {
     let installs = count(open, task);
-    let repair = matches!(task, Task::Repair { .. });
     // A repair needs as many nodes as shards are lost, which only Shard will know.
-    let count = if repair { 1 } else { installs as usize };
-    choose(context, &Wanted { load: load(open, installs), repair, count, host }).await
+    let count = if matches!(task, Task::Repair { .. }) { 1 } else { installs as usize };
+    choose(context, &Wanted { load: load(open, installs), task, count, host, file: None }).await
 }
 
-/// Shard, installed, and what was chosen if that was done now. One that has ended meanwhile is followed by another.
-pub(super) async fn shard(context: &Context, open: &mut Open, host: Option<&str>) -> Result<(Shard, Option<Chosen>), Failure> {
+/// Chooses nodes for a file of which nothing is kept yet, nor read.
+pub(super) async fn chosen_for(context: &Context, file: File, split: Split, keep: Span, host: Option<&str>) -> Result<Chosen, Failure> {
+    let load = Load { size: file.sealed()?, split, keep, installs: split.of };
+    choose(context, &Wanted { load, task: Task::Spread, count: split.of as usize, host, file: Some(file) }).await
+}
+
+/// Shard, installed, and what was chosen if that was done now or just before. One that has ended meanwhile is followed by another.
+pub(super) async fn shard(
+    context: &Context,
+    open: &mut Open,
+    host: Option<&str>,
+    mut chosen: Option<Chosen>,
+) -> Result<(Shard, Option<Chosen>), Failure> {
     let task = open.work()?.task;
     if let (Some(host), Some(place)) = (host, &open.work()?.shard.clone())
         && context.node(host)?.1 != place.node()?
@@ -76,7 +94,6 @@ pub(super) async fn shard(context: &Context, open: &mut Open, host: Option<&str>
         give_up(context, place).await;
         forgotten(open)?;
     }
-    let mut chosen = None;
     loop {
         let place = match open.work()?.shard.clone() {
             Some(place) => place,
@@ -107,7 +124,7 @@ pub(super) async fn shard(context: &Context, open: &mut Open, host: Option<&str>
             }
         }
         let load = load(open, place.installs);
-        let bundle = if matches!(task, Task::Repair { .. }) { load.repair_bundle()? } else { load.shard_bundle()? };
+        let bundle = bundle(task, &load)?;
         match client.install(&node, &bundle, &tokens).await {
             Ok(_) => {
                 let mut place = place;
