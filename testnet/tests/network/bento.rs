@@ -47,7 +47,9 @@ impl Lender {
     pub(crate) async fn start(world: &World, name: &str) -> Result<Self, Trouble> {
         let directory = world.scratch.path().join(name);
         let control = directory.join("control");
-        let own = [format!("ControlSocket {}", control.display()), "CookieAuthentication 0".to_owned()];
+        // After some hundred circuits on a quiet machine Tor gives up each that takes more than 60 ms, which on a busy one is every circuit.
+        let steady = ["LearnCircuitBuildTimeout 0".to_owned(), "CircuitBuildTimeout 60".to_owned()];
+        let own = [[format!("ControlSocket {}", control.display()), "CookieAuthentication 0".to_owned()], steady].concat();
         let lines: Vec<String> = world.network.torrc_lines().iter().chain(&own).map(|line| format!("{line:?}")).collect();
         let tor = format!("lines = [{}]", lines.join(", "));
         let node = Node::start_with(&world.network, &directory, name, "tor", LENT, &tor).await?;
