@@ -55,6 +55,9 @@ pub(crate) struct Told {
     pub(crate) received: u64,
     pub(crate) carried: u64,
     pub(crate) open: usize,
+    /// Seconds that it is late.
+    #[serde(default)]
+    pub(crate) late: f64,
 }
 
 /// The flow's side. Dropped, it takes its socket away.
@@ -120,7 +123,7 @@ async fn answer(mut stream: UnixStream, asker: &Asker, told: &watch::Receiver<To
         Request::Status(_) => serde_json::to_value(&*told.borrow())?,
         Request::Ask { method, arguments } => {
             let carried = async {
-                let mut reply = asker.ask(&method, &arguments, ANSWER_BYTES_MAX)?;
+                let mut reply = asker.ask(&method, &arguments, ANSWER_BYTES_MAX).await?;
                 while let Some(bytes) = reply.next().await? {
                     let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                     let sent = async {
