@@ -76,7 +76,6 @@ async fn keep(context: &Context, args: args::CoverRun) -> Result<(), Failure> {
         tell.send_modify(|told| {
             (told.left, told.received, told.carried, told.open) =
                 (left().duration().as_secs(), progress.received, progress.carried, progress.open);
-            told.late = seconds(progress.late);
         });
         if progress.late > LATE && !warned {
             warned = true;

@@ -251,6 +251,11 @@ impl Asker {
         Ok(Reply { desk: Arc::clone(&self.0), number, events })
     }
 
+    /// How late the flow is by now.
+    pub fn late(&self) -> Duration {
+        self.0.state().timing.now()
+    }
+
     /// Waits until the flow is on time, or has ended.
     async fn on_time(&self) {
         loop {
