@@ -177,7 +177,8 @@ def test_circuits_are_tried_again_while_none_can_be_made_and_what_is_refused_is_
     assert 4 < len(tries) < 30
 
 
-def test_circuits_of_its_own_lead_to_whoever_swallows():
+def test_circuits_of_its_own_lead_to_whoever_swallows(monkeypatch):
+    monkeypatch.setattr(cover, "OPEN_SECONDS", 0.0)
     got = threading.Semaphore(0)
 
     def swallow(stream: socket.socket) -> None:
