@@ -41,7 +41,7 @@ need() {
 
 # What functions of the images `web`, `shard` and `tor` use, the daemon itself, and a C compiler's linker for cargo.
 packages="tor gcc libc6-dev ca-certificates python3-requests python3-urllib3 python3-html5lib python3-tinycss2 python3-brotli python3-lxml python3-bs4"
-packages="$packages python3-zfec python3-nacl python3-stem"
+packages="$packages python3-zfec python3-nacl python3-stem python3-cryptography"
 
 # wheels: the one package that Shard can use and Debian does not have. Fixed to its digest; without it, the tests of this mode are skipped.
 wheels() {

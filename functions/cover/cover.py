@@ -6,6 +6,7 @@ of its own, to a `sink` on other nodes, to itself, or to wherever somebody swall
 
 import json
 import threading
+import time
 from pathlib import Path
 
 import flow
@@ -68,6 +69,10 @@ CIRCUITS_MAX = 100
 
 OPENING = 8
 """Circuits that are made at the same time at the start: together they would be one burst."""
+
+OPEN_SECONDS, OPEN_PAUSE = 30.0, 3.0
+"""How long, and how often, one of them is tried again if none could be made: an onion service that has just been published is not at once where
+everybody looks for it."""
 
 CIRCUIT_BYTES = 8 * 1024
 """Of the budget, for making one: what a node counts for its relays and for the connection."""
@@ -176,8 +181,15 @@ def _open(where: "_Sinks", count: int) -> list:
 
     with ThreadPoolExecutor(OPENING) as pool:
         made = list(pool.map(one, range(count)))
-    if len(failed) == count:
-        raise failed[0]
+        end = time.monotonic() + OPEN_SECONDS
+        while all(stream is None for _, stream in made):
+            # What the grant refuses it will refuse again.
+            if isinstance(failed[-1], PermissionError) or time.monotonic() + OPEN_PAUSE > end:
+                raise failed[-1]
+            time.sleep(OPEN_PAUSE)
+            made[0] = one(0)
+            if made[0][1] is not None:
+                made[1:] = pool.map(one, range(1, count))
     return made
 
 

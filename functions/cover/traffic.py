@@ -127,6 +127,7 @@ class Traffic:
             if report is not None and self.elapsed >= told:
                 report(self)
                 told += every
+            fired = []
             while self._queue and self._queue[0][0] <= self.elapsed:
                 at, index, planned = heapq.heappop(self._queue)
                 line = self.lines[index]
@@ -134,7 +135,10 @@ class Traffic:
                     self.late = max(self.late, self.elapsed - at)
                     if line.shape.fire(self.elapsed):
                         self._send(line)
-                    self._plan(index)
+                    fired.append(index)
+            # After all have sent: what a shape wants next may take a question to the node.
+            for index in fired:
+                self._plan(index)
             self.elapsed = self._clock() - start
             until = min(self._queue[0][0] if self._queue else self.seconds, self.seconds, told, self.elapsed + 1)
             self._hear(until - self.elapsed)

@@ -7,7 +7,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from bento.api import Ask
+    from bento.api import Ask, Call
 
 
 class Machines:
@@ -20,8 +20,11 @@ class Machines:
     def trigger(self, at: int, events: "Iterable[dict]") -> list[dict]:
         """What the machines want after these events at this time, in microseconds of whatever clock: `{"action": "send_padding", "machine": 0,
         "timeout": 1000, "bypass": False, "replace": False}`, `block_outgoing`, `update_timer` or `cancel`."""
-        answer, _ = self._ask("maybenot.trigger", {"stream": self.stream, "at": at, "events": list(events)}).result()
-        return answer
+        return self.ask(at, events).result()[0]
+
+    def ask(self, at: int, events: "Iterable[dict]") -> "Call":
+        """The same, not waited for: `result()[0]` of what it gives does. So that those of several streams are asked at the same time."""
+        return self._ask("maybenot.trigger", {"stream": self.stream, "at": at, "events": list(events)})
 
 
 class Set:

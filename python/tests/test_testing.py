@@ -6,6 +6,7 @@ import importlib.util
 import socket
 import sys
 import threading
+import time
 import tomllib
 import urllib.error
 import urllib.request
@@ -15,7 +16,7 @@ import pytest
 import requests
 
 from bento.api import BadCall, NameNotFound, Refused, Unreachable
-from bento.testing import FakeApi, FakeNode
+from bento.testing import FakeApi, FakeNode, FakeTor
 
 FUNCTIONS = Path(__file__).resolve().parents[2] / "functions"
 
@@ -52,6 +53,34 @@ def test_the_documentation_shows_the_examples_as_they_are():
     exec(next(block for block in blocks if "api.nodes" in block), scope)
     other = FakeNode()
     assert FakeApi(nodes={"one.onion": other}).run(scope["relayed"], name="Ada") == b"Hello, Ada!\n" and not other.functions
+
+
+def test_the_examples_for_tor_work_under_a_fake_api():
+    text = (FUNCTIONS.parent / "docs" / "writing-functions.md").read_text()
+    scope: dict = {}
+    exec(next(block.partition("```")[0] for block in text.split("```python\n")[1:] if "api.tor.events" in block), scope)
+    tor = FakeTor()
+    assert FakeApi(hosts={("example.test", 80): lambda stream: None}, tor=tor).run(scope["ways"], host="example.test").decode().splitlines() == [
+        "8 of 8 relays exit to port 80", "chosen: 3 relays to 192.0.2.1", "given: 3 relays to 192.0.2.1",
+    ]  # fmt: skip
+    serving = FakeApi(tor=tor)
+    thread = threading.Thread(target=serving.run, args=(scope["serve"],))
+    thread.start()
+    end = time.monotonic() + 30
+    while not serving.written.endswith(b".onion\n") and time.monotonic() < end:
+        thread.join(0.01)
+    address = serving.written.decode().strip()
+    tor.descriptors[address] = "hs-descriptor 3\n"
+    met = FakeApi(tor=tor).run(scope["meet"], address=address).decode().splitlines()
+    thread.join(30)
+    assert met[0].startswith("hs-descriptor 3: ") and met[1] == "you came to port 80" and not thread.is_alive()
+    assert FakeApi().run(scope["watched"]).decode().splitlines()[-1] == "circuit closed"
+
+
+def test_a_fake_api_has_no_control_connections_and_says_so():
+    stem = pytest.importorskip("stem")
+    with pytest.raises(stem.SocketError, match=r"tor\.controller"):
+        FakeApi().run(lambda api: api.tor.controller())
 
 
 @pytest.mark.parametrize("name", ["hello", "echo"])

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use bento_tor::{Managed, Setup};
+use bento_tor::{Controller, Managed, Setup};
 use tokio::process::Command;
 
 use crate::{Network, Program, Trouble, binary, network::tor};
@@ -107,7 +107,7 @@ impl Node {
         let doing = || Trouble::doing(format!("preparing node {name}"));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(doing())?;
         let config = format!(
-            "name = {name:?}\nstate = \"state\"\nnameservers = [\"{}\"]\n[tor]\n{tor}\n[images.python3]\n[images.shard]\n{}\n[images.tor]\npackages = [\"stem\"]\n[images.web]\npackages = [{}]\ncertificates = {:?}\n",
+            "name = {name:?}\nstate = \"state\"\nnameservers = [\"{}\"]\n[tor]\n{tor}\n[images.python3]\n[images.shard]\n{}\n[images.tor]\npackages = [\"stem\", \"cryptography\", \"_cffi_backend\"]\n[images.web]\npackages = [{}]\ncertificates = {:?}\n",
             network.names().address(),
             shard_image(directory)?,
             WEB.map(|package| format!("{package:?}")).join(", "),
@@ -155,6 +155,11 @@ impl SharedTor {
         let setup = Setup { lines: network.torrc_lines().into_iter().chain(own).collect(), ..Setup::new(tor()?, directory) };
         let tor = Managed::start(&setup, |_, _| {}).await.map_err(Trouble::daemon("the shared tor"))?;
         Ok(Self { tor, control, socks })
+    }
+
+    /// Its control port, as whoever else uses this `tor` has it.
+    pub fn control(&self) -> Controller {
+        self.tor.control()
     }
 
     /// Ends it, and with it the onion services of its nodes.

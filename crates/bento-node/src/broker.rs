@@ -21,8 +21,10 @@ mod orphans;
 mod services;
 mod streams;
 mod table;
+#[cfg(test)]
+mod tests;
 
-pub use circuits::{Building, Circuit};
+pub use circuits::{Building, Circuit, Route};
 pub use descriptors::Published;
 pub use directory::Directory;
 pub use event::{CircuitStatus, Event, Events, ServiceStatus, StreamStatus, TOR_LOST, TorStatus};

@@ -201,6 +201,7 @@ pub(crate) fn by_tor(error: &SocksError) -> CallError {
     let kind = match error {
         SocksError::TimedOut | SocksError::Deadline(_) => CallErrorKind::Timeout,
         SocksError::Policy => CallErrorKind::Refused,
+        SocksError::OnionNotFound => CallErrorKind::Resolve,
         _ => CallErrorKind::Unreachable,
     };
     CallError::new(kind, error.to_string())

@@ -85,10 +85,21 @@ pub async fn prepare(images: &BTreeMap<String, config::Image>, state: &Path) -> 
         }
         let found = bento_jail::python_openings(&python, &extensions);
         openings.extend(found.map_err(|error| failed("finding the interpreter's files".into(), Some(error)))?);
+        if image.packages.iter().any(|package| package == "cryptography") {
+            openings.extend(legacy_provider(&openings));
+        }
         let has_packages = !image.packages.is_empty();
         prepared.insert(name.clone(), Arc::new(Image { python, openings, has_packages, packages: image.packages.clone() }));
     }
     Ok(prepared)
+}
+
+/// Debian 12's `cryptography` does not load without OpenSSL's old algorithms, which OpenSSL looks for beside its library.
+fn legacy_provider(openings: &[Opening]) -> Option<Opening> {
+    let is_crypto = |opening: &&Opening| opening.inside.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libcrypto.so."));
+    // It looks below the place where the library was installed, which may be open inside under another name.
+    let module = openings.iter().find(is_crypto)?.outside.canonicalize().ok()?.with_file_name("ossl-modules").join("legacy.so");
+    module.is_file().then(|| Opening { outside: module.clone(), inside: module })
 }
 
 fn readable_by_all(path: &Path) -> bool {

@@ -23,6 +23,17 @@ class Script:
         self.told.append((at, names))
         return self.wants(names)
 
+    def ask(self, at: int, events) -> "Answer":
+        return Answer(self.trigger(at, events))
+
+
+class Answer:
+    def __init__(self, wanted: list[dict]) -> None:
+        self.wanted = wanted
+
+    def result(self) -> tuple:
+        return self.wanted, None
+
 
 def padding(timeout: float, **fields: object) -> dict:
     return {"action": "send_padding", "machine": 0, "timeout": int(timeout * 1e6), "bypass": False, "replace": False} | fields
@@ -39,6 +50,34 @@ def test_a_frame_starts_the_machine_and_padding_follows_its_word():
     script, times = run(lambda names: [padding(0.5)] if "tunnel_sent" in names else [])
     assert [round(time, 1) for time in times] == [pytest.approx(0.5 * number, abs=0.1) for number in range(len(times))] and len(times) == 20
     assert script.told[0][1] == ["normal_sent", "tunnel_sent"] and all(names == ["padding_sent", "tunnel_sent"] for _, names in script.told[1:])
+
+
+@pytest.mark.parametrize(("late", "frames"), [(0.05, 100), (0.9, 100), (3.0, 34)])
+def test_what_is_done_late_does_not_make_the_next_late_as_well_unless_it_is_very_late(late, frames):
+    script = Script(lambda names: [padding(0.1)] if "tunnel_sent" in names else [])
+    shape, now, sent = Machined(script), 0.0, 0
+    while (due := shape.due()) is not None and due < 10.0:
+        # All that is due by then is done at once.
+        now = max(now, due + late)
+        sent += shape.fire(now)
+        while (more := shape.due()) is not None and more <= now and more < 10.0:
+            sent += shape.fire(now)
+    assert abs(sent - frames) <= 12 and [at for at, _ in script.told] == sorted(at for at, _ in script.told)
+
+
+def test_machines_of_all_streams_are_asked_before_any_is_waited_for():
+    order = []
+
+    class Told(Script):
+        def ask(self, at, events):
+            order.append("asked")
+            answer = super().ask(at, events)
+            answer.result = lambda: (order.append("waited"), (answer.wanted, None))[1]
+            return answer
+
+    work, streams, _ = kept([Machined(Told(lambda names: [padding(0.5)])) for _ in range(3)], 2.0)
+    work.run()
+    assert order[:6] == ["asked"] * 3 + ["waited"] * 3 and all(len(stream.times) == 4 for stream in streams)
 
 
 def test_a_machine_that_wants_nothing_sends_nothing_more():

@@ -140,7 +140,45 @@ def test_sinks_are_installed_on_other_nodes_and_ended(monkeypatch):
     assert all(node.invoked == {"sink": 1} and not node.functions for node in nodes.values())
 
 
-def test_circuits_of_its_own_lead_to_whoever_swallows():
+def test_circuits_are_tried_again_while_none_can_be_made_and_what_is_refused_is_not(monkeypatch):
+    monkeypatch.setattr(cover, "OPEN_PAUSE", 0.01)
+    tries: list[int] = []
+
+    class Late:
+        def way(self, number: int):
+            def connect():
+                tries.append(number)
+                if len(tries) <= 6:
+                    raise ConnectionError("not yet")
+                return number
+
+            return connect
+
+    assert [stream for _, stream in cover._open(Late(), 3)] == [0, 1, 2] and tries[3:] == [0] * 4 + [1, 2]
+
+    class Never(Late):
+        error: type[OSError] = PermissionError
+
+        def way(self, number: int):
+            def connect():
+                tries.append(number)
+                raise self.error("no")
+
+            return connect
+
+    tries.clear()
+    with pytest.raises(PermissionError):
+        cover._open(Never(), 2)
+    assert len(tries) == 2
+    Never.error = ConnectionError
+    monkeypatch.setattr(cover, "OPEN_SECONDS", 0.1)
+    with pytest.raises(ConnectionError):
+        cover._open(Never(), 2)
+    assert 4 < len(tries) < 30
+
+
+def test_circuits_of_its_own_lead_to_whoever_swallows(monkeypatch):
+    monkeypatch.setattr(cover, "OPEN_SECONDS", 0.0)
     got = threading.Semaphore(0)
 
     def swallow(stream: socket.socket) -> None:

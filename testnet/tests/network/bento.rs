@@ -20,6 +20,9 @@ use crate::world::World;
 /// Longest that one command of the client may take.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(90);
 
+/// Longest until a tor knows all relays: on a busy machine several consensuses.
+pub(crate) const KNOWN_DEADLINE: Duration = Duration::from_secs(150);
+
 pub(crate) struct Bento {
     pub(crate) site: Site,
     pub(crate) direct: Node,
@@ -47,29 +50,21 @@ impl Lender {
     pub(crate) async fn start(world: &World, name: &str) -> Result<Self, Trouble> {
         let directory = world.scratch.path().join(name);
         let control = directory.join("control");
-        let own = [format!("ControlSocket {}", control.display()), "CookieAuthentication 0".to_owned()];
+        // After some hundred circuits on a quiet machine Tor gives up each that takes more than 60 ms, which on a busy one is every circuit.
+        let steady = ["LearnCircuitBuildTimeout 0".to_owned(), "CircuitBuildTimeout 60".to_owned()];
+        let own = [[format!("ControlSocket {}", control.display()), "CookieAuthentication 0".to_owned()], steady].concat();
         let lines: Vec<String> = world.network.torrc_lines().iter().chain(&own).map(|line| format!("{line:?}")).collect();
         let tor = format!("lines = [{}]", lines.join(", "));
         let node = Node::start_with(&world.network, &directory, name, "tor", LENT, &tor).await?;
         let lender = Self { node, control };
-        let relays = world.network.relays().iter().filter(|relay| relay.fingerprint.is_some()).count();
-        let known = tokio::time::timeout(COMMAND_DEADLINE, lender.knows(relays)).await;
+        let known = async { knows_all(&lender.tor().await?, world).await };
+        let known = tokio::time::timeout(KNOWN_DEADLINE, known).await;
         let trouble = Trouble::doing("waiting for a tor that knows all relays");
         match known {
             Ok(Ok(())) => Ok(lender),
             Ok(Err(error)) => Err(trouble(std::io::Error::other(error))),
             Err(_) => Err(trouble(std::io::ErrorKind::TimedOut.into())),
         }
-    }
-
-    /// Waits until its tor knows so many relays: the first consensus of a network that was started again lacks some.
-    async fn knows(&self, relays: usize) -> Result<(), ControlError> {
-        let tor = self.tor().await?;
-        let mut events = tor.events(&["NEWCONSENSUS"]).await?;
-        while tor.consensus().await?.relays.iter().filter(|relay| relay.ed25519.is_some()).count() < relays {
-            events.next().await?;
-        }
-        Ok(())
     }
 
     /// Its tor, as whoever else may control it sees it.
@@ -83,6 +78,19 @@ impl Lender {
         let of_functions = circuits.into_iter().filter(|circuit| circuit.purpose == "CONTROLLER");
         Ok(of_functions.map(|circuit| circuit.path.iter().map(|hop| hop.fingerprint.to_string()).collect()).collect())
     }
+}
+
+/// Waits until a tor knows all relays of the network: the first consensus of one that was started again lacks some.
+pub(crate) async fn knows_all(tor: &Controller, world: &World) -> Result<(), ControlError> {
+    let relays = world.network.relays().iter().filter(|relay| relay.fingerprint.is_some()).count();
+    let mut events = tor.events(&["NEWCONSENSUS"]).await?;
+    while tor.consensus().await?.relays.iter().filter(|relay| relay.ed25519.is_some()).count() < relays {
+        // What the relays' own documents say comes some time after that, and nothing tells of it.
+        if let Ok(event) = tokio::time::timeout(Duration::from_secs(1), events.next()).await {
+            event?;
+        }
+    }
+    Ok(())
 }
 
 /// What such a node offers.

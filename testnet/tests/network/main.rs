@@ -32,7 +32,9 @@ fn main() -> ExitCode {
             cases::cover::CASES,
             cases::shards::CASES,
             cases::broker::CASES,
+            cases::orphans::CASES,
             cases::stem::CASES,
+            cases::examples::CASES,
             cases::balance::CASES,
             cases::replicas::CASES,
         ] {

@@ -18,6 +18,8 @@ with Controller.from_port(address=address, port=int(port)) as controller:
     # This version of Stem reads what it gets as a descriptor of version 2; the bytes are those of version 3.
     descriptor = HiddenServiceDescriptorV3.from_str(str(found))
     print(json.dumps(["descriptor", descriptor.version, descriptor.lifetime, descriptor.signature is not None]))
+    inner = descriptor.decrypt(service.service_id)
+    print(json.dumps(["opened", len(inner.introduction_points) > 0]))
     print(json.dumps(["kept", controller.get_info("hs/client/desc/id/" + service.service_id).splitlines()[0]]))
     controller.remove_ephemeral_hidden_service(service.service_id)
 

@@ -58,9 +58,9 @@ with Controller.from_port(address=address, port=int(port)) as controller:
 
     for kind in ("BW", "SIGNAL", "NO_SUCH_EVENT"):
         try:
-            controller.add_event_listener(print, kind)
-            controller.remove_event_listener(print)
+            controller.add_event_listener(circuits.put, kind)
+            controller.remove_event_listener(circuits.put)
             print(json.dumps([kind, "listened to"]))
         except stem.ControllerError as error:
             print(json.dumps([kind, type(error).__name__, str(error)]))
-            controller.remove_event_listener(print)
+            controller.remove_event_listener(circuits.put)

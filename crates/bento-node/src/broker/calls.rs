@@ -13,7 +13,7 @@ use tokio::{
 
 use bento_tor::{Fingerprint, Pow};
 
-use super::{Broker, Circuit, OnionWish, Via, Wish, bad_call, network};
+use super::{Broker, Circuit, OnionWish, Route, Via, Wish, bad_call, network};
 use crate::{
     container::Container,
     link::{Call, CallError, CallErrorKind, stream_pair},
@@ -110,9 +110,7 @@ impl Serving<'_> {
         let takes = "tor.circuit may take `length`, `flags`, `country`, `exit_port` and `exclude`";
         let Asked { length, flags, country, exit_port, exclude } = self.call.arguments(takes)?;
         let wish = Wish { length: length.unwrap_or(3), flags, country, exit_port, exclude: fingerprints(&exclude)? };
-        let relays = self.broker.choose(&wish).await?;
-        let building = self.broker.begin_circuit(&relays).await?;
-        self.broker.built(building).await.map(|circuit| told(&circuit))
+        self.broker.circuit(&Route::Chosen(wish)).await.map(|circuit| told(&circuit))
     }
 
     async fn path(&self) -> Result<Value, CallError> {
@@ -121,8 +119,7 @@ impl Serving<'_> {
             relays: Vec<String>,
         }
         let Asked { relays } = self.call.arguments("tor.path takes `relays`, fingerprints")?;
-        let building = self.broker.begin_circuit(&fingerprints(&relays)?).await?;
-        self.broker.built(building).await.map(|circuit| told(&circuit))
+        self.broker.circuit(&Route::Given(fingerprints(&relays)?)).await.map(|circuit| told(&circuit))
     }
 
     async fn extend(&self) -> Result<Value, CallError> {

@@ -2,12 +2,15 @@
 
 use std::sync::PoisonError;
 
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
+};
 
 use bento_tor::{CircuitId, ControlError, Fingerprint, Hop, Order};
 
 use super::{
-    Broker, bad_call, by_control, over,
+    Broker, Wish, bad_call, by_control, over,
     table::{Owned, Progress},
 };
 use crate::{
@@ -17,6 +20,22 @@ use crate::{
 
 /// Most relays of a circuit: Tor has no more RELAY_EARLY cells to make it longer with.
 pub(super) const PATH_MAX: usize = 8;
+
+/// How often a circuit is begun in all, if Tor gives it up for its time. Tor learns how long circuits take and ends those that take longer than four of
+/// five did (path-spec, "Learning when to give up"), which says little of their relays; its own clients then use another circuit.
+const TRIES_MAX: usize = 3;
+
+/// Tor's word for that.
+const TOO_SLOW: &str = "TIMEOUT";
+
+/// Where a new circuit goes.
+#[derive(Clone, Debug)]
+pub enum Route {
+    /// Through these relays.
+    Given(Vec<Fingerprint>),
+    /// Through relays that the node chooses.
+    Chosen(Wish),
+}
 
 /// A circuit of the function's own.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -111,18 +130,41 @@ impl Broker {
         Ok(Building { number, progress })
     }
 
+    /// Makes a circuit, and waits until it is there. One that Tor gives up for being slower than others is begun again, through other relays if the node
+    /// chooses them; all tries together have the node's time for a connection.
+    ///
+    /// # Errors
+    /// With Tor's reason when it could not be built.
+    pub async fn circuit(&self, route: &Route) -> Result<Circuit, CallError> {
+        let deadline = Instant::now() + self.tor.bounds.connect;
+        let mut tries = 1;
+        loop {
+            let building = match route {
+                Route::Given(relays) => self.begin_circuit(relays).await?,
+                Route::Chosen(wish) => self.begin_circuit(&self.choose(wish).await?).await?,
+            };
+            match self.wait(building, deadline).await? {
+                Err(reason) if reason == TOO_SLOW && tries < TRIES_MAX => tries += 1,
+                ended => return ended.map_err(|reason| not_built(&reason)),
+            }
+        }
+    }
+
     /// Waits until a circuit is there. One that takes too long is closed.
     ///
     /// # Errors
     /// With Tor's reason when it could not be built.
     pub async fn built(&self, building: Building) -> Result<Circuit, CallError> {
+        self.wait(building, Instant::now() + self.tor.bounds.connect).await?.map_err(|reason| not_built(&reason))
+    }
+
+    /// Waits until a circuit is there, or Tor says why it cannot be. One that is not there in time is closed.
+    async fn wait(&self, building: Building, deadline: Instant) -> Result<Result<Circuit, String>, CallError> {
         let Building { number, mut progress } = building;
-        let ended = timeout(self.tor.bounds.connect, progress.wait_for(|progress| *progress != Progress::Building)).await;
+        let ended = timeout_at(deadline, progress.wait_for(|progress| *progress != Progress::Building)).await;
         match ended.map(|progress| progress.map(|progress| progress.clone())) {
-            Ok(Ok(Progress::Built)) => self.circuits().into_iter().find(|circuit| circuit.number == number).ok_or_else(missing),
-            Ok(Ok(Progress::Gone(reason))) => {
-                Err(CallError::new(CallErrorKind::Unreachable, format!("the circuit could not be built: {reason}")))
-            }
+            Ok(Ok(Progress::Built)) => self.circuits().into_iter().find(|circuit| circuit.number == number).map(Ok).ok_or_else(missing),
+            Ok(Ok(Progress::Gone(reason))) => Ok(Err(reason)),
             Ok(_) => Err(over()),
             Err(_) => {
                 let _ = self.close_circuit(number).await;
@@ -184,6 +226,10 @@ impl Drop for Reserved<'_> {
         // Should Tor take it up all the same, it finds no place and is ended.
         self.broker.tor.table().drop_circuit(self.broker.owner, self.number, "NONE");
     }
+}
+
+fn not_built(reason: &str) -> CallError {
+    CallError::new(CallErrorKind::Unreachable, format!("the circuit could not be built: {reason}"))
 }
 
 fn own(owned: Option<&mut Owned>, number: u64) -> Result<&mut super::table::Circuit, CallError> {

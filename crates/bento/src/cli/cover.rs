@@ -71,11 +71,16 @@ async fn keep(context: &Context, args: args::CoverRun) -> Result<(), Failure> {
         args.name
     ));
     let (tell, told) = watch::channel(Told { name: args.name.clone(), node: name.clone(), rate, up, ..Told::default() });
+    let mut warned = false;
     let flowing = flow.run(|progress| {
         tell.send_modify(|told| {
             (told.left, told.received, told.carried, told.open) =
                 (left().duration().as_secs(), progress.received, progress.carried, progress.open);
         });
+        if progress.late > LATE && !warned {
+            warned = true;
+            context.show.step("the flow is late: its way does not carry its rate just now. Pages wait until it has caught up");
+        }
         context.show.received(progress.received, Some(progress.total));
     });
     let ended = tokio::select! {
@@ -83,12 +88,26 @@ async fn keep(context: &Context, args: args::CoverRun) -> Result<(), Failure> {
         // It serves as long as it is driven.
         never = door.serve(&asker, told) => match never {},
     };
-    let FlowProgress { received, carried, .. } = ended?;
-    let text = format!("The flow with {name} has ended as planned: {received} bytes came, {carried} of them carried something.\n");
-    context.say(
-        &text,
-        &json!({"name": args.name, "node": node.to_string(), "received": received, "sent": plan.up.total(), "carried": carried}),
-    )
+    let FlowProgress { received, carried, latest, .. } = ended?;
+    let mut text = format!("The flow with {name} has ended as planned: {received} bytes came, {carried} of them carried something.\n");
+    if latest > LATE {
+        text += &format!(
+            "It was up to {:.1} s late, so that its way did not carry {rate} B/s all the time; a lower --rate is kept.\n",
+            seconds(latest)
+        );
+    }
+    let told = json!({
+        "name": args.name, "node": node.to_string(), "received": received, "sent": plan.up.total(), "carried": carried, "late": seconds(latest),
+    });
+    context.say(&text, &told)
+}
+
+/// Lateness of a flow that is worth a word: pages wait from then on.
+const LATE: Duration = Duration::from_secs(1);
+
+/// To a hundredth.
+fn seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 100.0).round() / 100.0
 }
 
 fn plan(args: &args::CoverRun) -> Result<CoverPlan, Failure> {
@@ -188,6 +207,7 @@ async fn status(context: &Context) -> Result<(), Failure> {
                 format!("{} B/s", told.rate),
                 format!("{} left", time(Span::seconds(told.left))),
                 format!("{} of {} bytes carried something", told.carried, told.received),
+                if told.late > seconds(LATE) { format!("{:.1} s late: pages wait", told.late) } else { "on time".into() },
             ]
         })
         .collect();

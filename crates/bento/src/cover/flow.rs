@@ -14,7 +14,10 @@ use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 use tokio::{
     io::{AsyncRead, ReadBuf},
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    sync::{
+        Notify,
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    },
     time::{Instant, Sleep, sleep_until, timeout},
 };
 
@@ -36,6 +39,13 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// How late a flow's frames are made up for; of what is later its schedule is moved. As `schedule.py` has it.
 const LATE_MAX: Duration = Duration::from_secs(5);
 
+/// How late a flow may be for a question to be sent in it. A flow that is later has a way that does not carry its rate just now; what fetching a page
+/// costs there would slow it further, and that could be seen.
+const LATE_FOR_QUESTIONS: Duration = Duration::from_secs(1);
+
+/// How long a question waits for a flow that is late.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Why a question has no answer.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -46,6 +56,12 @@ pub enum CoverError {
     /// Longer than the function takes.
     #[error("the request has more than {QUESTION_BYTES_MAX} bytes")]
     TooLong,
+    /// The flow is later than it may be for a question.
+    #[error(
+        "the flow is {:.1} s late: its way does not carry its rate just now, and what a page costs would be seen; a flow of a lower rate is kept",
+        .0.as_secs_f64()
+    )]
+    Late(Duration),
     /// The flow has come to its end.
     #[error("the flow ended before the answer was whole")]
     Ended,
@@ -68,6 +84,10 @@ pub struct FlowProgress {
     pub carried: u64,
     /// Questions that are on their way.
     pub open: usize,
+    /// How late it is.
+    pub late: Duration,
+    /// How late it was at most.
+    pub latest: Duration,
 }
 
 /// A running flow.
@@ -75,6 +95,8 @@ pub struct FlowProgress {
 pub struct Flow {
     output: Output,
     pace: Pace,
+    /// Frames that have come.
+    frames: u64,
     desk: Arc<Desk>,
     buffer: BytesMut,
 }
@@ -98,7 +120,11 @@ enum Event {
 }
 
 #[derive(Debug, Default)]
-struct Desk(Mutex<State>);
+struct Desk {
+    state: Mutex<State>,
+    /// A frame came, or the flow has ended.
+    came: Notify,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -107,7 +133,19 @@ struct State {
     outgoing: VecDeque<Message>,
     answers: HashMap<u32, Expected>,
     carried: u64,
+    timing: Timing,
     ended: bool,
+}
+
+/// When frames come, against when they are due.
+#[derive(Clone, Copy, Debug, Default)]
+struct Timing {
+    /// When the flow began, by the frame that came earliest for its time.
+    start: Option<Instant>,
+    /// When the next frame is due.
+    next: Option<Instant>,
+    late: Duration,
+    latest: Duration,
 }
 
 #[derive(Debug)]
@@ -137,7 +175,7 @@ impl Flow {
         if let Some(other) = output.length().filter(|length| *length != plan.down.total()) {
             return Err(ClientError::Violation(format!("its flow has {other} bytes, and not those that were planned")));
         }
-        let flow = Self { output, pace: plan.down, desk: Arc::clone(&desk), buffer: BytesMut::new() };
+        let flow = Self { output, pace: plan.down, frames: 0, desk: Arc::clone(&desk), buffer: BytesMut::new() };
         Ok((flow, Asker(desk)))
     }
 
@@ -166,6 +204,9 @@ impl Flow {
                 let frame = self.buffer.split_to(self.pace.bytes).freeze();
                 let messages = frame::read(&frame).ok_or_else(|| ClientError::Violation("its flow has a frame that is none".into()))?;
                 messages.into_iter().for_each(|message| self.desk.take(message));
+                self.desk.state().timing.came(Instant::now(), self.frames, &self.pace);
+                self.frames += 1;
+                self.desk.came.notify_waiters();
             }
             progress(self.progress());
         }
@@ -173,20 +214,28 @@ impl Flow {
 
     fn progress(&self) -> FlowProgress {
         let state = self.desk.state();
-        FlowProgress { received: self.output.received(), total: self.pace.total(), carried: state.carried, open: state.answers.len() }
+        FlowProgress {
+            received: self.output.received(),
+            total: self.pace.total(),
+            carried: state.carried,
+            open: state.answers.len(),
+            late: state.timing.late,
+            latest: state.timing.latest,
+        }
     }
 }
 
 impl Asker {
-    /// Asks for a method's output, of at most `max` bytes. The question waits for its turn in the flow.
+    /// Asks for a method's output, of at most `max` bytes. The question waits for its turn in the flow, and for a flow that is late.
     ///
     /// # Errors
-    /// When there are too many, or it is too long.
-    pub fn ask(&self, method: &str, arguments: &serde_json::Map<String, serde_json::Value>, max: u64) -> Result<Reply, CoverError> {
+    /// When there are too many, it is too long, or the flow stays late.
+    pub async fn ask(&self, method: &str, arguments: &serde_json::Map<String, serde_json::Value>, max: u64) -> Result<Reply, CoverError> {
         let question = serde_json::json!({"method": method, "arguments": arguments}).to_string();
         if question.len() > QUESTION_BYTES_MAX {
             return Err(CoverError::TooLong);
         }
+        timeout(PATIENCE, self.on_time()).await.map_err(|_| CoverError::Late(self.0.state().timing.now()))?;
         let mut state = self.0.state();
         if state.ended {
             return Err(CoverError::Ended);
@@ -200,6 +249,45 @@ impl Asker {
         state.outgoing.push_back(Message { kind: Kind::Data, number, data: question.into() });
         state.outgoing.push_back(Message { kind: Kind::End, number, data: Bytes::new() });
         Ok(Reply { desk: Arc::clone(&self.0), number, events })
+    }
+
+    /// How late the flow is by now.
+    pub fn late(&self) -> Duration {
+        self.0.state().timing.now()
+    }
+
+    /// Waits until the flow is on time, or has ended.
+    async fn on_time(&self) {
+        loop {
+            let mut came = std::pin::pin!(self.0.came.notified());
+            // From here on none is missed.
+            came.as_mut().enable();
+            {
+                let state = self.0.state();
+                if state.ended || state.timing.now() <= LATE_FOR_QUESTIONS {
+                    return;
+                }
+            }
+            came.await;
+        }
+    }
+}
+
+impl Timing {
+    /// A frame came, the one of this number.
+    fn came(&mut self, now: Instant, number: u64, pace: &Pace) {
+        let begun = now.checked_sub(pace.due(number)).unwrap_or(now);
+        let start = self.start.map_or(begun, |start| start.min(begun));
+        self.late = begun.saturating_duration_since(start);
+        self.latest = self.latest.max(self.late);
+        // The function does so as well.
+        let start = start + self.late.saturating_sub(LATE_MAX);
+        (self.start, self.next) = (Some(start), Some(start + pace.due(number + 1)));
+    }
+
+    /// How late the flow is by now, also if nothing comes.
+    fn now(&self) -> Duration {
+        self.next.map_or(Duration::ZERO, |next| next.elapsed()).max(self.late)
     }
 }
 
@@ -236,13 +324,15 @@ struct End {
 
 impl Desk {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn end(&self) {
         let mut state = self.state();
         state.ended = true;
         state.answers.clear();
+        drop(state);
+        self.came.notify_waiters();
     }
 
     /// One message of the function. What nobody waits for any more is dropped: it was given up while it was on its way.
@@ -377,8 +467,10 @@ mod tests {
         for asks in [false, true] {
             let desk = Arc::<Desk>::default();
             let asker = Asker(Arc::clone(&desk));
-            let replies: Vec<Reply> =
-                if asks { (0..3).map(|_| asker.ask("page", &Default::default(), 10).unwrap()).collect() } else { vec![] };
+            let mut replies = Vec::new();
+            for _ in 0..if asks { 3 } else { 0 } {
+                replies.push(asker.ask("page", &Default::default(), 10).await.unwrap());
+            }
             let mut sending = Sending::new(pace(20), desk);
             let (begin, mut frame, mut said) = (Instant::now(), [0; 100], 0);
             for number in 0..20 {
@@ -411,8 +503,11 @@ mod tests {
     async fn answers_find_who_asked_and_too_many_or_too_long_ones_are_refused() {
         let desk = Arc::<Desk>::default();
         let asker = Asker(Arc::clone(&desk));
-        let mut replies: Vec<Reply> = (0..4).map(|_| asker.ask("page", &Default::default(), 10).unwrap()).collect();
-        assert_eq!(asker.ask("page", &Default::default(), 10).unwrap_err(), CoverError::Busy);
+        let mut replies = Vec::new();
+        for _ in 0..4 {
+            replies.push(asker.ask("page", &Default::default(), 10).await.unwrap());
+        }
+        assert_eq!(asker.ask("page", &Default::default(), 10).await.unwrap_err(), CoverError::Busy);
         for message in
             [data(2, 10), data(1, 3), end(1, "{\"outcome\":\"returned\"}"), end(2, "{\"outcome\":\"failed\",\"text\":\"no\\u0007\"}")]
         {
@@ -430,10 +525,44 @@ mod tests {
         drop(replies.remove(3));
         assert_eq!(given_up(4), [Kind::GiveUp]);
         let long = [("url".to_owned(), "x".repeat(QUESTION_BYTES_MAX).into())].into_iter().collect();
-        assert_eq!(asker.ask("page", &long, 10).unwrap_err(), CoverError::TooLong);
-        let mut last = asker.ask("page", &Default::default(), 10).unwrap();
+        assert_eq!(asker.ask("page", &long, 10).await.unwrap_err(), CoverError::TooLong);
+        let mut last = asker.ask("page", &Default::default(), 10).await.unwrap();
         desk.end();
         assert_eq!(last.next().await, Err(CoverError::Ended));
-        assert_eq!(asker.ask("page", &Default::default(), 10).unwrap_err(), CoverError::Ended);
+        assert_eq!(asker.ask("page", &Default::default(), 10).await.unwrap_err(), CoverError::Ended);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_waits_while_the_flow_is_late_and_is_refused_when_it_stays_so() {
+        let desk = Arc::<Desk>::default();
+        let (asker, pace) = (Asker(Arc::clone(&desk)), pace(1000));
+        let begin = Instant::now();
+        let come = async |number: u64, seconds: f64| {
+            tokio::time::sleep_until(begin + Duration::from_secs_f64(seconds)).await;
+            desk.state().timing.came(Instant::now(), number, &pace);
+            desk.came.notify_waiters();
+        };
+        // The first is no measure: the one that comes earliest for its time is.
+        come(0, 0.3).await;
+        come(1, 0.1 + 0.3).await;
+        come(2, 0.4).await;
+        assert!(asker.ask("page", &Default::default(), 10).await.is_ok());
+        // Nothing comes for two seconds, which is late without a frame that says so; then all of it does.
+        tokio::time::sleep_until(begin + Duration::from_secs_f64(2.4)).await;
+        let asked = async { (asker.ask("page", &Default::default(), 10).await.map(drop), begin.elapsed().as_secs_f64()) };
+        let caught_up = async {
+            for number in 3..50 {
+                come(number, 3.0 + 0.05 * (number - 3) as f64).await;
+            }
+        };
+        let ((asked, at), ()) = tokio::join!(asked, caught_up);
+        // Frame 33 comes at 4.5 s, and was due at 3.5.
+        assert!(asked.is_ok() && (4.2..4.8).contains(&at), "{asked:?} {at}");
+        assert!((desk.state().timing.latest.as_secs_f64() - 2.5).abs() < 0.2, "{:?}", desk.state().timing);
+        // One that never catches up.
+        let waited = Instant::now();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert!(matches!(asker.ask("page", &Default::default(), 10).await, Err(CoverError::Late(late)) if late > Duration::from_secs(30)));
+        assert_eq!(waited.elapsed().as_secs(), 40);
     }
 }

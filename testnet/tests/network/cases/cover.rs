@@ -188,9 +188,10 @@ async fn no_flow(world: &World) -> Outcome {
     let watched = Watched::new(world, "bare").await?;
     let socks = watched.tor.socks();
     let (from, mut pages) = (Instant::now(), Vec::new());
-    sleep(INTERVAL * 22).await;
+    // Enough of them to see a difference also where a busy machine lets pages come in fits and starts.
+    sleep(INTERVAL * 60).await;
     let begin = Instant::now();
-    while begin.elapsed() < INTERVAL * 24 {
+    while begin.elapsed() < INTERVAL * 62 {
         let page = fetch_path(&socks, SITE_NAME, 80, &format!("/{PAGE}"), "pages").await?;
         assert_eq!(page.len(), 500_000);
     }
@@ -205,8 +206,7 @@ async fn wrong(world: &World) -> Outcome {
     let (bento, person) = (world.bento().await?, Person::new(world, "wrong"));
     let nobody = person.bento(&["browse", &bento.site.http, "--cover"]).await;
     assert!(nobody.status == Some(2) && nobody.stderr.contains("no flow named `cover`"), "{}", nobody.stderr);
-    let arguments =
-        ["cover", "run", &bento.tor.address, "--rate", "20KiB/s", "--for", "60s", "--name", "plain", "--no-pages", "--progress"];
+    let arguments = ["cover", "run", &bento.tor.address, "--low-data", "--for", "60s", "--name", "plain", "--no-pages", "--progress"];
     let mut running = person.command(&arguments).stderr(Stdio::piped()).spawn()?;
     let mut lines = BufReader::new(running.stderr.take().ok_or("no stderr")?).lines();
     while !timeout(Duration::from_secs(60), lines.next_line()).await??.ok_or("the flow did not start")?.contains(" runs: ") {}
@@ -215,11 +215,10 @@ async fn wrong(world: &World) -> Outcome {
     let twice = person.bento(&arguments).await;
     assert!(twice.status == Some(2) && twice.stderr.contains("runs already"), "{}", twice.stderr);
     let status = person.bento(&["cover", "status", "--json"]).await.good().json();
-    assert_eq!(
-        (&status["flows"][0]["name"], status["flows"][0]["rate"].as_u64().map(|rate| rate / 100)),
-        (&"plain".into(), Some(204)),
-        "{status}"
-    );
+    let flow = &status["flows"][0];
+    let tenth = |key: &str| flow[key].as_u64().map(|rate| rate / 10);
+    assert_eq!((&flow["name"], tenth("rate"), tenth("up")), (&"plain".into(), Some(204), Some(25)), "{status}");
+    assert!(flow["late"].as_f64() < Some(5.0), "{status}");
     // One signal is answered in words, the second ends it.
     let pid = rustix::process::Pid::from_raw(i32::try_from(running.id().ok_or("it has ended")?)?).ok_or("no process")?;
     rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
@@ -267,12 +266,12 @@ async fn send(world: &World) -> Outcome {
         let arguments = [&["cover", "send", &sends.address, "--circuits", "3", "--for", "15 s", "--json"][..], more].concat();
         let told = person.bento(&arguments).await.good().json();
         eprintln!("testnet: {more:?}: {told}");
-        // 450 on a quiet machine. A machine counts from when its last frame was sent, so that a busy one slows it down.
-        assert!(told["sent"].as_u64() > Some(30), "{told}");
+        // 450 on a quiet machine; on a busy one frames that are more than a second late move their machine.
+        assert!(told["sent"].as_u64() > Some(300), "{told}");
         assert_eq!(told["received"].as_u64() > Some(0), more.contains(&"--back"), "{told}");
     }
     // One frame of 498 bytes is one cell.
-    assert!(swallowed.load(Ordering::Relaxed) > 30 * 498);
+    assert!(swallowed.load(Ordering::Relaxed) > 300 * 498);
     swallowing.abort();
     // A node that does not offer Tor to functions refuses before anything is built.
     let refused = person.bento(&["cover", "send", &bento.tor.address]).await;

@@ -31,13 +31,15 @@ async fn gazette(world: &World) -> Outcome {
 async fn sizes(world: &World) -> Outcome {
     let (bento, person) = (world.bento().await?, Person::new(world, "sizes"));
     for (bytes, bucket) in [(0, 100_000), (1, 100_000), (99_999, 100_000), (100_000, 100_000), (100_001, 100_000), (1, 1_000_000)] {
-        let url = format!("{}test/size/{bytes}", bento.site.http);
+        let url = format!("{}size/{bytes}", bento.site.http);
         let (bucket_text, file) = (bucket.to_string(), format!("{bytes}-{bucket}.html"));
         let arguments =
             ["browse", &url, "--node", &bento.direct.address, "--connect", SITE_RULE, "--bucket", &bucket_text, "-o", &file, "--json"];
         let browsed = person.bento(&arguments).await.good().json();
         let received = browsed["received"].as_u64().unwrap_or(1);
         assert!(received > 0 && received % bucket == 0, "{bytes}: {browsed}");
+        // It is that page, and not one that says that there is none.
+        assert!(browsed["html"].as_u64() >= Some(bytes) && browsed["missing"] == serde_json::json!([]), "{bytes}: {browsed}");
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use bento_tor::Managed;
 use tokio::process::Command;
 
 use crate::{
-    bento::Person,
+    bento::{KNOWN_DEADLINE, Person, knows_all},
     world::{Case, Error, Outcome, Web, World, case},
 };
 
@@ -55,23 +55,13 @@ impl Plain {
         // A busy machine builds circuits much slower than Tor learns when it is not.
         let lines = [&control, &socks, "CookieAuthentication 0", "LearnCircuitBuildTimeout 0", "CircuitBuildTimeout 60"];
         let tor = Managed::start(&world.tor("plain", &lines)?, |_, _| {}).await?;
-        let relays = world.network.relays().iter().filter(|relay| relay.fingerprint.is_some()).count();
-        tokio::time::timeout(SCRIPT_DEADLINE, knows(&tor, relays)).await.map_err(|_| "the consensus lacks relays")??;
+        tokio::time::timeout(KNOWN_DEADLINE, knows_all(&tor.control(), world)).await.map_err(|_| "the consensus lacks relays")??;
         Ok(Self(tor))
     }
 
     pub(crate) async fn end(self) {
         self.0.stop().await;
     }
-}
-
-/// Waits until a tor knows so many relays: the first consensus of a network that was started again lacks some.
-async fn knows(tor: &Managed, relays: usize) -> Result<(), Error> {
-    let mut events = tor.control().events(&["NEWCONSENSUS"]).await?;
-    while tor.control().consensus().await?.relays.iter().filter(|relay| relay.ed25519.is_some()).count() < relays {
-        events.next().await?;
-    }
-    Ok(())
 }
 
 /// What a script says at the control port of a `tor`.

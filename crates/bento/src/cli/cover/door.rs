@@ -18,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::refused;
+use super::{refused, seconds};
 use crate::cli::{
     failure::{BAD_INPUT, Failure},
     place,
@@ -55,6 +55,9 @@ pub(crate) struct Told {
     pub(crate) received: u64,
     pub(crate) carried: u64,
     pub(crate) open: usize,
+    /// Seconds that it is late.
+    #[serde(default)]
+    pub(crate) late: f64,
 }
 
 /// The flow's side. Dropped, it takes its socket away.
@@ -117,10 +120,15 @@ async fn answer(mut stream: UnixStream, asker: &Asker, told: &watch::Receiver<To
     let mut reads = BufReader::new(reads).take(REQUEST_BYTES_MAX);
     timeout(REQUEST, reads.read_line(&mut line)).await.map_err(|_| io::ErrorKind::TimedOut)??;
     let end = match serde_json::from_str(&line)? {
-        Request::Status(_) => serde_json::to_value(&*told.borrow())?,
+        Request::Status(_) => {
+            let mut told = told.borrow().clone();
+            // Also while nothing comes.
+            told.late = seconds(asker.late());
+            serde_json::to_value(told)?
+        }
         Request::Ask { method, arguments } => {
             let carried = async {
-                let mut reply = asker.ask(&method, &arguments, ANSWER_BYTES_MAX)?;
+                let mut reply = asker.ask(&method, &arguments, ANSWER_BYTES_MAX).await?;
                 while let Some(bytes) = reply.next().await? {
                     let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                     let sent = async {
