@@ -107,3 +107,5 @@ def quick(monkeypatch):
     monkeypatch.setattr(fleet, "LOST_SECONDS", 2.0)
     monkeypatch.setattr(fleet, "GONE_SECONDS", 4.0)
     monkeypatch.setattr(fleet, "DEPLOY_SECONDS", 0.5)
+    monkeypatch.setattr(fleet, "END_SECONDS", 2.0)
+    monkeypatch.setattr(fleet, "OWED_SECONDS", 0.2)
