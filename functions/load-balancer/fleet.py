@@ -170,6 +170,25 @@ class Fleet:
         self._owe(replica)
         self._tell(f"{replica.name} is given up: {why}")
 
+    def adopt(self, record: dict) -> None:
+        """Takes one that another load balancer has installed. That none of it is left any more is found out by asking."""
+        with self._turn:
+            if any(record["invocation"] == one["invocation"] for one in [*self.records(), *self.owed]):
+                return
+            self._number += 1
+            replica = Replica(record | {"name": f"replica-{self._number}"})
+            self.replicas[replica.name] = replica
+        self.keep()
+        self._tell(f"{replica.name} was the other load balancer's")
+        self._follow(replica)
+
+    def learn(self, records: list[dict], owed: list[dict]) -> None:
+        """Writes down what another has told, which does all with them."""
+        with self._turn:
+            self.replicas = {record["name"]: Replica(record) for record in records}
+            self.owed = owed
+        self.keep()
+
     def stop(self) -> None:
         """Follows none any more, and changes nothing. They serve on."""
         with self._turn:
@@ -295,7 +314,7 @@ class Fleet:
             while not self.stopping and not replica.gone:
                 try:
                     with self._remote(replica).invoke("watch") as result:
-                        for line in result_lines(result):
+                        for line in lines_of(result):
                             self._heard(replica, json.loads(line))
                             if self.stopping or replica.gone:
                                 return
@@ -405,7 +424,7 @@ class Fleet:
         return sorted(names)
 
 
-def result_lines(result):
+def lines_of(result):
     """The lines of a running invocation, each as soon as it has come."""
     rest = b""
     while piece := result.read1(65_536):
