@@ -85,6 +85,11 @@ class Balancer:
 
     def tick(self, now: float) -> None:
         """One look at everything, and what follows from it."""
+        if self.peer.ended:
+            # Both were meant, and its order may not have come here.
+            self._api.store.put("ended", b"")
+            self.stop.set()
+            return
         leads = self.peer.tick(now)
         if leads != self.leads:
             self._lead_on() if leads else self._stand_by(now)
@@ -276,7 +281,7 @@ def mirror(api) -> None:
             told = current.mirror(time.monotonic())
             # Once a change: it is longer than all else.
             text = json.dumps(told)
-            _tell(api, {"running": True, **dataclasses.asdict(current.peer.own)} | (told if text != last else {}))
+            _tell(api, {"running": True, "ended": False, **dataclasses.asdict(current.peer.own)} | (told if text != last else {}))
             last = text
             current.stop.wait(BEAT_SECONDS)
     except ConnectionError:

@@ -76,7 +76,7 @@ class Peer:
         self.own = kept(api)
         self.begun = time.monotonic()
         self.heard: float | None = None
-        self.answered = False
+        self.answered = self.ended = False
         self.other: Lead | None = None
         self.told: tuple[list[dict], list[dict]] = ([], [])
         self.orphans: list[dict] = []
@@ -157,6 +157,7 @@ class Peer:
             self._tell("the other answers and does not run: it is told to")
             with remote.invoke("run", detach=secrets.token_hex(16)) as result:
                 result.read()
+        self.ended = self.ended or told["ended"]
         self.answered = True
 
 
