@@ -82,6 +82,8 @@ class Balancer:
         finally:
             self.peer.stop()
             self.fleet.stop()
+            # One that is being installed is somewhere, or nowhere, before this ends.
+            self.fleet.settle(END_SECONDS)
 
     def tick(self, now: float) -> None:
         """One look at everything, and what follows from it."""
@@ -297,8 +299,6 @@ def end(api, replicas: bool = True) -> None:
     if current is not None:
         current.stop.set()
     with _running:
-        if current is not None:
-            current.fleet.settle(END_SECONDS)
         fleet = Fleet(api, Plan(), _setup(api), lambda text: None, follow=False)
         _tell(api, {"left": fleet.end_all() if replicas else []})
 
