@@ -35,8 +35,9 @@ PAUSE_SECONDS = 1.0
 DEPLOY_SECONDS = 10.0
 """Before another round of all nodes, after none took a replica."""
 
-END_SECONDS = 30.0
-"""All replicas are ended at once; those that could not be reached within it are named. A node that is gone is not answered for minutes."""
+END_SECONDS = 60.0
+"""All replicas are ended at once; those that could not be reached within it are named. A circuit to where a node was before it started again may be tried for 40 s
+before another is."""
 
 ENDING_MAX = 8
 """Replicas that are ended at the same time: each takes a thread."""
