@@ -36,7 +36,7 @@ const STEP_DEADLINE: Duration = Duration::from_secs(60);
 const FAILOVER: Duration = Duration::from_secs(20);
 
 /// How long the end may take with a node that is not reached.
-const END: Duration = Duration::from_secs(75);
+const END: Duration = Duration::from_secs(100);
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -161,17 +161,26 @@ async fn killed(world: &World) -> Outcome {
     let victim = place.node(&told["replicas"][0]["node"])?;
     let began = Instant::now();
     place.nodes[victim].program.kill().await;
-    let mut slowest = Duration::ZERO;
-    for number in 0..8 {
-        // Each on circuits of its own, with the descriptor that is known, or a new one.
-        let asked = Instant::now();
-        assert_eq!(page(&world.socks(), &address, number + 200).await?, "<h1>spread</h1>");
-        slowest = slowest.max(asked.elapsed());
-    }
-    eprintln!("testnet: after kill -9 of a replica's node, of 8 clients the slowest got through after {:.1} s", slowest.as_secs_f32());
+    let clients = async {
+        let mut slowest = Duration::ZERO;
+        for number in 0..8 {
+            // Each on circuits of its own, with the descriptor that is known, or a new one.
+            let asked = Instant::now();
+            assert_eq!(page(&world.socks(), &address, number + 200).await?, "<h1>spread</h1>");
+            slowest = slowest.max(asked.elapsed());
+        }
+        Ok::<_, Error>(slowest)
+    };
+    let out = async {
+        place.until(|told| serving(told) == 1 && told["front"]["missing"].as_object().is_some_and(serde_json::Map::is_empty)).await?;
+        Ok::<_, Error>(began.elapsed())
+    };
+    let (slowest, out) = tokio::try_join!(clients, out)?;
+    let (through, published) = (slowest.as_secs_f32(), out.as_secs_f32());
+    eprintln!(
+        "testnet: after kill -9 of a replica's node, of 8 clients the slowest got through after {through:.1} s; it was out after {published:.1} s"
+    );
     assert!(slowest < FAILOVER, "{slowest:?}");
-    place.until(|told| serving(told) == 1 && told["front"]["missing"].as_object().is_some_and(serde_json::Map::is_empty)).await?;
-    eprintln!("testnet: the front was published without it after {:.1} s", began.elapsed().as_secs_f32());
 
     // There is no other node for it, and it is not reached: the end comes all the same, and says so.
     let asked = Instant::now();
@@ -190,7 +199,7 @@ async fn killed(world: &World) -> Outcome {
     let config = place.nodes[victim].config.clone();
     place.nodes[victim] = Node::start_again("again", &config).await?;
     assert_eq!(place.functions().await?[victim], 1);
-    let end = Instant::now() + STEP_DEADLINE;
+    let end = Instant::now() + STEP_DEADLINE * 2;
     loop {
         let said = place.person.bento(&["balance", "down"]).await;
         if said.status == Some(0) {
