@@ -10,7 +10,6 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -133,7 +132,6 @@ class _Onionbalance:
 
     def run(self, visitors: Clients, moments: list[float]) -> list[Download]:
         reached(visitors, self._address)
-        visitors.forget()
         for server in self._servers:
             server.accepted = 0
         downloads = visitors.run(self._address, moments, RUN_SECONDS_MAX)
@@ -155,9 +153,7 @@ class _Ours:
         homes = [directory / f"node-{name}" for name in ("front", "a", "b", "c", "d")]
         for home in homes:
             home.mkdir()
-        with ThreadPoolExecutor(len(homes)) as pool:
-            started = list(pool.map(lambda home: private.node(stack, programs, home, network, POLICY), homes))
-        for home, (program, address) in zip(homes, started, strict=True):
+            program, address = private.node(stack, programs, home, network, POLICY)
             self._nodes[address] = program
             self._ask("nodes", "add", home.name, address)
         site = directory / "site"
@@ -186,8 +182,7 @@ class _Ours:
 
     def grow(self, visitors: Clients, moments: list[float]) -> list[Download]:
         """With one replica at the beginning."""
-        visitors.forget()
-        reached(visitors, self._address, "/small.html", only_first=True)
+        reached(visitors, self._address)
         counts: dict[int, float] = {}
         stop = threading.Event()
         began = time.monotonic()

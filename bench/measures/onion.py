@@ -14,6 +14,7 @@ CONNECT_SECONDS = 60
 AGAIN_SECONDS = 0.25
 """Before a client that was cut off or did not get through tries again."""
 SILENT_SECONDS = 60
+REACH_SECONDS = 20
 AT_ONCE = 5
 """Clients' tors that are started at the same time."""
 NEWNYM_SECONDS = 10.5
@@ -81,11 +82,14 @@ class Tor(Program):
                 own += "HiddenServiceOnionBalanceInstance 1\n"
         torrc = home / "torrc"
         torrc.write_text(lines + own)
-        super().__init__("tor", ["tor", "--defaults-torrc", "/dev/null", "-f", str(torrc)], home / "log")
         self._service = service
+        super().__init__("tor", ["tor", "--defaults-torrc", "/dev/null", "-f", str(torrc)], home / "log")
 
     def __enter__(self) -> "Tor":
         try:
+            # Who asks for a descriptor before it is published is not soon told that it is.
+            if self._service.exists():
+                self._uploaded()
             self.wait_for("Bootstrapped 100%", private.UP_SECONDS_MAX)
         except BaseException:
             self.__exit__()
@@ -97,11 +101,23 @@ class Tor(Program):
         """Of its onion service."""
         return (self._service / "hostname").read_text().strip()
 
+    def _controlled(self) -> socket.socket:
+        self.wait_for("Opened Control listener", private.UP_SECONDS_MAX)
+        control = socket.socket(socket.AF_UNIX)
+        control.settimeout(private.UP_SECONDS_MAX)
+        control.connect(str(self.control))
+        return control
+
+    def _uploaded(self) -> None:
+        with self._controlled() as control:
+            control.sendall(b"AUTHENTICATE\r\nSETEVENTS HS_DESC\r\n")
+            said = b""
+            while b"650 HS_DESC UPLOADED " not in said:
+                said += _some(control)
+
     def forget(self) -> None:
         """It is a new client: it knows no descriptor and has no circuit."""
-        with socket.socket(socket.AF_UNIX) as control:
-            control.settimeout(10)
-            control.connect(str(self.control))
+        with self._controlled() as control:
             control.sendall(b"AUTHENTICATE\r\nSIGNAL NEWNYM\r\nQUIT\r\n")
             said = b""
             while piece := control.recv(1024):
@@ -133,7 +149,7 @@ class Download:
             if time.monotonic() > until:
                 raise Trouble(f"a client of {self._address} has {self.got} of {self.length} bytes after {self.tries} tries")
             try:
-                self._once()
+                self.once()
             except OSError:
                 pass
             if self.length is None or self.got < self.length:
@@ -141,10 +157,11 @@ class Download:
                 time.sleep(AGAIN_SECONDS)
         self.ended = time.monotonic()
 
-    def _once(self) -> None:
+    def once(self, seconds: float = CONNECT_SECONDS) -> None:
+        """One try."""
         self.tries += 1
         # Circuits of its own each time, as a browser does after a circuit that broke.
-        with _connected(self._tor.port, self._address, f"{id(self)} {self.tries}") as stream:
+        with _connected(self._tor.port, self._address, f"{id(self)} {self.tries}", seconds) as stream:
             part = f"Range: bytes={self.got}-\r\n" if self.got else ""
             stream.sendall(f"GET {self._target} HTTP/1.1\r\nHost: {self._address}\r\n{part}Connection: close\r\n\r\n".encode())
             data = b""
@@ -213,10 +230,22 @@ class Clients:
         return downloads, wait
 
 
-def reached(visitors: Clients, address: str, target: str = "/small.html", only_first: bool = True) -> None:
-    """Waits until a client gets through."""
-    for tor in visitors.all[: 1 if only_first else None]:
-        Download(tor, address, target).run(time.monotonic() + private.UP_SECONDS_MAX)
+def reached(visitors: Clients, address: str) -> None:
+    """Waits until a client gets through; afterwards they are all new ones."""
+    end = time.monotonic() + private.UP_SECONDS_MAX
+    while True:
+        # Each asks once: whom directories have told that there is nothing does not ask again at once.
+        for tor in visitors.all:
+            try:
+                Download(tor, address, "/small.html").once(REACH_SECONDS)
+            except OSError as error:
+                if time.monotonic() > end:
+                    raise Trouble(f"{address} is not reached: {error!r}") from None
+                time.sleep(1)
+                continue
+            visitors.forget()
+            return
+        visitors.forget()
 
 
 def rates(downloads: list[Download], window: float) -> float:
@@ -232,18 +261,22 @@ def rates(downloads: list[Download], window: float) -> float:
     return best / window
 
 
-def _connected(port: int, host: str, isolation: str) -> socket.socket:
+def _connected(port: int, host: str, isolation: str, seconds: float = CONNECT_SECONDS) -> socket.socket:
     """A stream through a `tor` (SOCKS 5, RFC 1928, with a name and password that keep circuits apart)."""
-    stream = socket.create_connection(("127.0.0.1", port), CONNECT_SECONDS)
+    stream = socket.create_connection(("127.0.0.1", port), seconds)
     try:
         name = isolation.encode()
-        stream.sendall(b"\x05\x01\x02" + b"\x01" + bytes([len(name)]) + name + b"\x01x")
-        stream.sendall(b"\x05\x01\x00\x03" + bytes([len(host)]) + host.encode() + (80).to_bytes(2, "big"))
-        said = b""
-        while len(said) < 2 + 2 + 10:
-            said += _some(stream)
-        if said[:5] != b"\x05\x02\x01\x00\x05" or said[5]:
-            raise ConnectionRefusedError(said)
+        for ask, length in (
+            (b"\x05\x01\x02", 2),
+            (b"\x01" + bytes([len(name)]) + name + b"\x01x", 2),
+            (b"\x05\x01\x00\x03" + bytes([len(host)]) + host.encode() + (80).to_bytes(2, "big"), 10),
+        ):
+            stream.sendall(ask)
+            said = b""
+            while len(said) < length:
+                said += _some(stream)
+        if said[1]:
+            raise ConnectionRefusedError(f"tor's SOCKS port says {said[1]}")
         stream.settimeout(SILENT_SECONDS)
         return stream
     except BaseException:
