@@ -2,7 +2,8 @@
 
 The front is an address and its key, which stays here, in this function's sealed store. Each replica (`replica/`) has an onion service of its
 own, and the front's descriptors name the replicas' introduction points (`api.tor.front`). What is decided is in `decide.py`, the replicas
-are tended in `fleet.py`; this is the loop over both, and what clients of this function say and see.
+are tended in `fleet.py`, which of two load balancers publishes is settled in `peer.py`; this is the loop over all, and what clients of this
+function say and see.
 """
 
 import collections
@@ -12,7 +13,8 @@ import threading
 import time
 
 from decide import Decision, Plan, Scaler, differ, weights
-from fleet import TROUBLE, Fleet
+from fleet import END_SECONDS, TROUBLE, Fleet
+from peer import BEAT_SECONDS, ORPHANS_SECONDS, Peer, kept
 
 from bento.api import Missing
 
@@ -31,6 +33,10 @@ EVENTS_MAX = 50
 
 class AlreadyRunning(Exception):
     """It runs already."""
+
+
+class Ended(Exception):
+    """It was ended."""
 
 
 class NotSetUp(Exception):
@@ -55,7 +61,13 @@ class Balancer:
         self._publishing = False
         self._missing: dict[str, str] = {}
         self._scaler = Scaler(self.plan)
-        self.fleet = Fleet(api, self.plan, self._setup, self.tell)
+        self.leads = False
+        self.orphans: list[dict] = []
+        self._orphaned = float("-inf")
+        self._adopted: set[str] = set()
+        self._alone = True
+        self.peer = Peer(api, self._setup["peer"], self._setup["first"], self.tell)
+        self.fleet = self._fleet(follow=False)
 
     def tell(self, text: str) -> None:
         """Something has happened that people want to know."""
@@ -68,14 +80,69 @@ class Balancer:
             while not self.stop.wait(TICK_SECONDS):
                 self.tick(time.monotonic())
         finally:
+            self.peer.stop()
             self.fleet.stop()
+            # One that is being installed is somewhere, or nowhere, before this ends.
+            self.fleet.settle(END_SECONDS)
 
     def tick(self, now: float) -> None:
         """One look at everything, and what follows from it."""
+        if self.peer.ended:
+            # Both were meant, and its order may not have come here.
+            self._api.store.put("ended", b"")
+            self.stop.set()
+            return
+        leads = self.peer.tick(now)
+        if leads != self.leads:
+            self._lead_on() if leads else self._stand_by(now)
+        if not self.leads:
+            self._learn()
+            return
+        self._take_over_orphans()
         self.fleet.tend(now)
         seen = [one.seen(now, self.plan, self.named) for one in self.fleet.all()]
         self._act(now, self._scaler.decide(now, seen))
         self._front(now)
+
+    def _fleet(self, follow: bool) -> Fleet:
+        return Fleet(self._api, self.plan, self._setup, self.tell, follow)
+
+    def _lead_on(self) -> None:
+        self.leads = True
+        self.orphans = []
+        # What the directories have is not known here.
+        self.named, self._weights = set(), {}
+        self.fleet = self._fleet(follow=True)
+
+    def _stand_by(self, now: float) -> None:
+        self.leads = False
+        self.orphans, self._orphaned = self.fleet.records(), now
+        self.fleet.stop()
+        self.fleet = self._fleet(follow=False)
+        self.decision = Decision("hold", "the other load balancer leads")
+
+    def _learn(self) -> None:
+        """Keeps what the one that leads has told, so that it can be gone on with."""
+        other = self.peer.other
+        if other is not None and other.leads and self.peer.told != (self.fleet.records(), self.fleet.owed):
+            self.fleet.learn(*self.peer.told)
+
+    def _take_over_orphans(self) -> None:
+        """Replicas of the other, which has led at the same time and gave way; and what it has published last is published over."""
+        for record in self.peer.orphans:
+            if record["invocation"] not in self._adopted:
+                self._adopted.add(record["invocation"])
+                self.fleet.adopt(record)
+        other = self.peer.other
+        alone = other is None or not other.leads
+        if alone and not self._alone:
+            self._weights = {}
+        self._alone = alone
+
+    def mirror(self, now: float) -> dict:
+        """What the other load balancer needs to go on."""
+        orphans = self.orphans if now - self._orphaned < ORPHANS_SECONDS else []
+        return {"fleet": self.fleet.records(), "owed": self.fleet.owed, "orphans": orphans}
 
     def _act(self, now: float, decision: Decision) -> None:
         # One at a time: where it goes is known only when its node has taken it.
@@ -132,7 +199,7 @@ class Balancer:
         """All that is known, for people and programs."""
         now = time.monotonic()
         replicas = []
-        for one in self.fleet.all():
+        for one in self.fleet.all() if self.leads else []:
             seen = one.seen(now, self.plan, self.named)
             replicas.append({
                 "name": one.name, "node": one.record["node"], "address": one.address, "state": seen.state, "load": round(seen.load, 3),
@@ -143,7 +210,8 @@ class Balancer:
         return {
             "running": True, "address": self._setup["address"], "time": time.time(), "replicas": replicas, "front": self.published,
             "decision": dataclasses.asdict(self.decision), "events": [{"time": at, "text": text} for at, text in self.events],
-            "refused": self.fleet.refused, "plan": self._setup["plan"],
+            "refused": self.fleet.refused, "plan": self._setup["plan"], "leads": self.leads, "term": self.peer.own.term,
+            "other": {"node": self._setup["peer"]["node"], "silent": round(self.peer.silent(now), 1)} if self._setup["peer"] else None,
         }  # fmt: skip
 
 
@@ -151,11 +219,20 @@ _running = threading.Lock()
 _current: Balancer | None = None
 
 
-def setup(api, plan: "dict | None" = None, nodes: "list[str] | None" = None, origin: str | None = None, clients: "list[str] | None" = None) -> None:
+def setup(
+    api,
+    plan: "dict | None" = None,
+    nodes: "list[str] | None" = None,
+    origin: str | None = None,
+    clients: "list[str] | None" = None,
+    peer: "dict | None" = None,
+    first: bool = True,
+) -> None:
     """Says what to serve. The input is a line of JSON, `{"key": "ED25519-V3:…"}` or `{"key": null}` for a new one, and then the site, a tar archive.
 
     `nodes`: addresses for replicas; those that this node's operator lists, if it is not given. `origin`: `ADDRESS.onion:PORT` in place of a
-    site. `clients`: keys of those who alone may find the service. Sends `{"address", "key"}`.
+    site. `clients`: keys of those who alone may find the service. `peer`: another load balancer of the same key, as `{"node", "invocation"}`; the
+    `first` of them leads, and the other takes over when nothing is heard of it. Sends `{"address", "key"}`.
     """
     if _current is not None:
         raise AlreadyRunning("what to serve is said before it runs")
@@ -164,14 +241,19 @@ def setup(api, plan: "dict | None" = None, nodes: "list[str] | None" = None, ori
     made = api.tor.front(wanted.get("key"), [], clients or [])
     if origin is None and not api.store.put("site", api.input):
         raise NotSetUp("neither a site came, nor an origin was named")
-    kept = {"plan": plan or {}, "nodes": nodes, "origin": origin, "clients": clients or [], "key": made["key"], "address": made["address"]}
-    api.store.put("setup", json.dumps(kept).encode())
+    said = {"plan": plan or {}, "nodes": nodes, "origin": origin, "clients": clients or [], "key": made["key"], "address": made["address"], "peer": peer, "first": first}
+    # It asks the other before it does so: that may be ahead.
+    api.store.put("lead", json.dumps({"term": int(first), "leads": first}).encode())
+    api.store.put("setup", json.dumps(said).encode())
     _tell(api, {"address": made["address"], "key": made["key"]})
 
 
 def run(api) -> None:
-    """Runs until `end`; to be invoked detached. After its node has started again it is invoked again, and finds its replicas."""
+    """Runs until `end`; to be invoked detached. After its node has started again it is invoked again, and finds its replicas; one that has another
+    load balancer beside it is invoked by that."""
     global _current
+    if "ended" in api.store:
+        raise Ended("it was ended, and serves no more")
     if not _running.acquire(blocking=False):
         raise AlreadyRunning("it runs already")
     try:
@@ -193,14 +275,32 @@ def status(api, seconds: float = 0) -> None:
         time.sleep(1)
 
 
-def end(api) -> None:
-    """Stops, and ends all replicas. Sends `{"left": [...]}`: those that could not be reached."""
+def mirror(api) -> None:
+    """Tells what another load balancer needs to go on, a line of JSON every two seconds: who leads, and which replicas there are when they change."""
+    last = ""
+    try:
+        while (current := _current) is not None and not current.stop.is_set():
+            told = current.mirror(time.monotonic())
+            # Once a change: it is longer than all else.
+            text = json.dumps(told)
+            _tell(api, {"running": True, "ended": False, **dataclasses.asdict(current.peer.own)} | (told if text != last else {}))
+            last = text
+            current.stop.wait(BEAT_SECONDS)
+    except ConnectionError:
+        return
+    _tell(api, {"running": False, "ended": "ended" in api.store, **dataclasses.asdict(kept(api))})
+
+
+def end(api, replicas: bool = True) -> None:
+    """Stops for good, and ends all replicas, or leaves that to the other load balancer. Sends `{"left": [...]}`: those that could not be reached."""
+    # First of all, so that the other does not have it run again.
+    api.store.put("ended", b"")
     current = _current
     if current is not None:
         current.stop.set()
     with _running:
         fleet = Fleet(api, Plan(), _setup(api), lambda text: None, follow=False)
-        _tell(api, {"left": fleet.end_all()})
+        _tell(api, {"left": fleet.end_all() if replicas else []})
 
 
 def _setup(api) -> dict:

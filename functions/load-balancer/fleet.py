@@ -35,6 +35,19 @@ PAUSE_SECONDS = 1.0
 DEPLOY_SECONDS = 10.0
 """Before another round of all nodes, after none took a replica."""
 
+END_SECONDS = 60.0
+"""All replicas are ended at once; those that could not be reached within it are named. A circuit to where a node was before it started again may be tried for 40 s
+before another is."""
+
+ENDING_MAX = 8
+"""Replicas that are ended at the same time: each takes a thread."""
+
+OWED_SECONDS = 60.0
+"""Between two tries to end what is left of a replica that was given up: its node may come back, and the replica with it."""
+
+OWED_MAX = 16
+"""Of so many that is tried; of older ones their lifetime is the end."""
+
 FOLLOWERS_MAX = 2
 """Threads that may follow one replica: the second where the first hangs in a connection that says nothing."""
 
@@ -109,14 +122,19 @@ class Fleet:
         self._setup = setup
         self._tell = tell
         self._turn = threading.RLock()
+        self._settled = threading.Condition(self._turn)
         self.stopping = not follow
+        self._stopped = False
         self.refused: dict[str, str] = {}
         self.deploying = 0
         self.none_since: float | None = None
         self._number = 0
         self.replicas: dict[str, Replica] = {}
-        for record in _kept(api):
+        self.owed: list[dict] = _kept(api, "owed")
+        self._owed_at = time.monotonic()
+        for record in _kept(api, "fleet"):
             self._add(Replica(record))
+        self._number = max(self._number, *(_number(record) for record in self.owed), 0)
 
     def all(self) -> list[Replica]:
         """Those that are there, by name."""
@@ -148,19 +166,53 @@ class Fleet:
     def give_up(self, replica: Replica, why: str) -> None:
         """It is out for good; what can still be reached of it is ended."""
         replica.gone = True
-        self._remove(replica)
+        # Its node is the last that is asked for another.
+        self.refused[replica.record["node"]] = why
+        self._owe(replica)
         self._tell(f"{replica.name} is given up: {why}")
-        _background(lambda: self._shut_down(replica))
+
+    def adopt(self, record: dict) -> None:
+        """Takes one that another load balancer has installed. That none of it is left any more is found out by asking."""
+        with self._turn:
+            if any(record["invocation"] == one["invocation"] for one in [*self.records(), *self.owed]):
+                return
+            self._number += 1
+            replica = Replica(record | {"name": f"replica-{self._number}"})
+            self.replicas[replica.name] = replica
+        self.keep()
+        self._tell(f"{replica.name} was the other load balancer's")
+        self._follow(replica)
+
+    def learn(self, records: list[dict], owed: list[dict]) -> None:
+        """Writes down what another has told, which does all with them."""
+        with self._turn:
+            self.replicas = {record["name"]: Replica(record) for record in records}
+            self.owed = owed
+        self.keep()
 
     def stop(self) -> None:
-        """Follows none any more. They serve on."""
-        self.stopping = True
+        """Follows none any more, and changes nothing. They serve on."""
+        with self._turn:
+            self.stopping = self._stopped = True
 
     def keep(self) -> None:
         """Writes down which there are."""
         with self._turn:
-            records = [one.record for one in self.replicas.values()]
-            self._api.store.put("fleet", json.dumps(records).encode())
+            if self._stopped:
+                return  # Who comes after it writes now.
+            self._api.store.put("fleet", json.dumps(self.records()).encode())
+            self._api.store.put("owed", json.dumps(self.owed).encode())
+
+    def records(self) -> list[dict]:
+        """What is written down of them."""
+        with self._turn:
+            return [one.record for one in self.replicas.values()]
+
+    def settle(self, seconds: float) -> None:
+        """Waits until none is being installed any more, which after `stop` is soon."""
+        end = time.monotonic() + seconds
+        with self._settled:
+            self._settled.wait_for(lambda: not self.deploying, end - time.monotonic())
 
     def tend(self, now: float) -> None:
         """What is to be done about single ones: followed again, given up, retired."""
@@ -174,18 +226,27 @@ class Fleet:
                 self._follow(replica)
             elif replica.drained is not None and now - replica.drained > LOST_SECONDS and not replica.report.get("connections"):
                 self.retire(replica)
+        if self.owed and now - self._owed_at > OWED_SECONDS:
+            self._owed_at = now
+            _background(self._settle_owed)
 
     def _add(self, replica: Replica) -> None:
         with self._turn:
             self.replicas[replica.name] = replica
-            number = int(replica.name.rpartition("-")[2])
-            self._number = max(self._number, number)
+            self._number = max(self._number, _number(replica.record))
         self._follow(replica)
 
     def _remove(self, replica: Replica) -> None:
         with self._turn:
             self.replicas.pop(replica.name, None)
         self.keep()
+
+    def _owe(self, replica: Replica) -> None:
+        """It is none of ours any more, and what is left of it at its node is ended when that can be reached."""
+        with self._turn:
+            self.owed = [*self.owed, replica.record][-OWED_MAX:]
+            self._owed_at = float("-inf")
+        self._remove(replica)
 
     def _candidates(self) -> list[str]:
         """Nodes without a replica: first those that have not refused, each in random order."""
@@ -216,9 +277,10 @@ class Fleet:
                 except TROUBLE as error:
                     self.refused[node] = str(error)
                     self._tell(f"{node[:12]}… takes no replica: {error}")
-                    self._remove(replica)
-                    self._shut_down(replica)
+                    self._owe(replica)
                     continue
+                if self.stopping:
+                    return  # Its record is there; who comes after this follows it, or ends it.
                 self.refused.pop(node, None)
                 self.none_since = None
                 self._tell(f"{replica.name} is installed at {node[:12]}…")
@@ -227,8 +289,9 @@ class Fleet:
                 return
             self.none_since = time.monotonic()
         finally:
-            with self._turn:
+            with self._settled:
                 self.deploying -= 1
+                self._settled.notify_all()
 
     def _feed(self, replica: Replica) -> None:
         """Gives it what it is to serve."""
@@ -252,7 +315,7 @@ class Fleet:
             while not self.stopping and not replica.gone:
                 try:
                     with self._remote(replica).invoke("watch") as result:
-                        for line in result_lines(result):
+                        for line in lines_of(result):
                             self._heard(replica, json.loads(line))
                             if self.stopping or replica.gone:
                                 return
@@ -305,34 +368,64 @@ class Fleet:
                 return
         except TROUBLE:
             pass  # It has ended in its own way.
-        self._shut_down(replica)
-        self._remove(replica)
+        if self._ended(replica):
+            self._remove(replica)
+        else:
+            self._owe(replica)
         self._tell(f"{replica.name} is retired")
 
-    def _shut_down(self, replica: Replica) -> bool:
-        for pause in (1, 4, 0):
-            try:
-                self._remote(replica).shutdown()
-                return True
-            except Refused:
-                return True  # It is gone already.
-            except TROUBLE:
-                time.sleep(pause)
-        return False
+    def _ended(self, replica: Replica) -> bool:
+        try:
+            self._remote(replica).shutdown()
+        except Refused:
+            pass  # It is gone already.
+        except TROUBLE as error:
+            replica.trouble = str(error)
+            return False
+        return True
+
+    def _settle_owed(self) -> None:
+        for record in list(self.owed):
+            if self.stopping or not self._ended(Replica(record)):
+                continue
+            self._tell(f"{record['name']}, which was given up, is ended")
+            with self._turn:
+                self.owed = [one for one in self.owed if one is not record]
+            self.keep()
 
     def end_all(self) -> list[str]:
-        """Ends all, whatever they do; gives the names of those that could not be reached."""
-        left = []
-        for replica in self.all():
-            replica.gone = True
-            if self._shut_down(replica):
-                self._remove(replica)
-            else:
-                left.append(replica.name)
-        return left
+        """Ends all at once, whatever they do, and those that were given up; names those that could not be reached in time."""
+        end = time.monotonic() + END_SECONDS
+        left = {one.record["invocation"]: one for one in [*self.all(), *map(Replica, self.owed)]}
+        waiting = list(left.values())
+
+        def work() -> None:
+            while time.monotonic() < end:
+                with self._turn:
+                    if not waiting:
+                        return
+                    replica = waiting.pop(0)
+                replica.gone = True
+                # Tried again and again: a node may be slow, or a circuit break.
+                while not (ended := self._ended(replica)) and time.monotonic() < end:
+                    time.sleep(PAUSE_SECONDS)
+                with self._settled:
+                    if ended:
+                        left.pop(replica.record["invocation"], None)
+                    self._settled.notify_all()
+
+        for _ in range(min(ENDING_MAX, len(waiting))):
+            _background(work)
+        with self._settled:
+            self._settled.wait_for(lambda: not left, END_SECONDS)
+            names = [one.name for one in left.values()]
+            self.owed = [one for one in self.owed if one["invocation"] in left]
+            self.replicas = {name: one for name, one in self.replicas.items() if one.record["invocation"] in left}
+            self.keep()
+        return sorted(names)
 
 
-def result_lines(result):
+def lines_of(result):
     """The lines of a running invocation, each as soon as it has come."""
     rest = b""
     while piece := result.read1(65_536):
@@ -340,8 +433,12 @@ def result_lines(result):
         yield from whole
 
 
-def _kept(api) -> list[dict]:
-    return json.loads(api.store.get("fleet")) if "fleet" in api.store else []
+def _number(record: dict) -> int:
+    return int(record["name"].rpartition("-")[2])
+
+
+def _kept(api, name: str) -> list[dict]:
+    return json.loads(api.store.get(name)) if name in api.store else []
 
 
 def _bundle() -> dict[str, bytes]:

@@ -4,15 +4,21 @@ use std::fmt;
 use std::time::SystemTime;
 
 use tor_checkable::TimeBound;
+use tor_linkspec::{EncodedLinkSpec, LinkSpecType};
 use tor_netdoc::doc::hsdesc::{HsDesc, IntroPointDesc};
 use tor_protover::Protocols;
 
 use crate::{Address, FrontError, Period, Revision};
 
+/// A relay's identity, as a descriptor has it. A descriptor without one, which Tor does not make, is at some relay like others of that kind.
+pub(crate) type Relay = Option<EncodedLinkSpec>;
+
 /// A backend, as its descriptor has it.
 #[derive(Clone)]
 pub struct Backend {
     pub(crate) points: Vec<IntroPointDesc>,
+    /// At which relay each is.
+    relays: Vec<Relay>,
     pub(crate) flow_control: Option<(Protocols, u8)>,
     pub(crate) protocols: Protocols,
     pub(crate) is_single: bool,
@@ -45,6 +51,7 @@ impl Backend {
     fn new(descriptor: &HsDesc, period: Period) -> Self {
         Self {
             points: descriptor.intro_points().to_vec(),
+            relays: descriptor.intro_points().iter().map(relay).collect(),
             flow_control: descriptor.flow_control().map(|(protocols, increment)| (protocols, increment.get())),
             protocols: descriptor.declared_capabilities().clone(),
             is_single: descriptor.is_single_onion_service(),
@@ -56,6 +63,10 @@ impl Backend {
     /// How many introduction points it has.
     pub fn introduction_points(&self) -> usize {
         self.points.len()
+    }
+
+    pub(crate) fn relays(&self) -> &[Relay] {
+        &self.relays
     }
 
     /// The public keys by which its introduction points know it, in hexadecimal digits: what two descriptors can be compared by.
@@ -72,6 +83,10 @@ impl Backend {
     pub fn period(&self) -> Period {
         self.period
     }
+}
+
+fn relay(point: &IntroPointDesc) -> Relay {
+    point.link_specifiers().iter().find(|specifier| specifier.lstype() == LinkSpecType::RSAID).cloned()
 }
 
 impl fmt::Debug for Backend {

@@ -18,6 +18,7 @@ from bento.testing import FakeApi, FakeNode, FakeTor  # noqa: E402
 
 import balancer  # noqa: E402
 import fleet  # noqa: E402
+import peer  # noqa: E402
 
 MANIFEST = HERE.parent / "manifest.toml"
 
@@ -107,3 +108,10 @@ def quick(monkeypatch):
     monkeypatch.setattr(fleet, "LOST_SECONDS", 2.0)
     monkeypatch.setattr(fleet, "GONE_SECONDS", 4.0)
     monkeypatch.setattr(fleet, "DEPLOY_SECONDS", 0.5)
+    monkeypatch.setattr(fleet, "END_SECONDS", 2.0)
+    monkeypatch.setattr(fleet, "OWED_SECONDS", 0.2)
+    monkeypatch.setattr(peer, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(peer, "TAKEOVER_SECONDS", 1.5)
+    monkeypatch.setattr(peer, "START_SECONDS", 1.0)
+    monkeypatch.setattr(peer, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(peer, "WAKE_SECONDS", 0.5)

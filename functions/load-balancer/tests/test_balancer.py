@@ -1,5 +1,7 @@
 """Replicas come and go with the load, none with a connection is ended, and one that dies is out at once."""
 
+import time
+
 import pytest
 from conftest import SITE, World
 
@@ -125,12 +127,33 @@ def test_a_new_start_finds_its_replicas_and_the_end_leaves_none(world):
     assert not any(node.functions for node in world.nodes.values())
 
 
-def test_what_cannot_be_ended_is_named(world):
-    world.up()
-    world.until(lambda: world.serving(1))
-    for node in world.nodes.values():
-        node.down = True
-    assert world.ask("end") == {"left": ["replica-1"]}
+def test_what_cannot_be_ended_is_named_within_a_bound_and_the_others_are_ended(world):
+    world.up(least=3)
+    world.until(lambda: world.serving(3))
+    record = balancer._current.fleet.replicas["replica-2"].record
+    world.nodes[record["node"]].down = True
+    began = time.monotonic()
+    assert world.ask("end") == {"left": ["replica-2"]}
+    assert time.monotonic() - began < 10
+    assert [node.name for node in world.nodes.values() if node.functions] == [world.nodes[record["node"]].name]
+    # Its node is back: nothing is left.
+    world.nodes[record["node"]].down = False
+    assert world.ask("end") == {"left": []}
+    assert not any(node.functions for node in world.nodes.values())
+
+
+def test_what_is_left_at_a_node_that_comes_back_is_ended(world):
+    world.up(least=2)
+    world.until(lambda: world.serving(2))
+    record = balancer._current.fleet.replicas["replica-1"].record
+    node = world.nodes[record["node"]]
+    node.down = True
+    node.functions[record["invocation"]].kill()
+    world.until(lambda: world.serving(2) and "replica-1" not in world.states())
+    assert record["invocation"] in node.functions
+    node.down = False
+    world.until(lambda: record["invocation"] not in node.functions)
+    world.until(lambda: sum(len(node.functions) for node in world.nodes.values()) == 2)
 
 
 def test_a_key_that_is_there_already_is_kept_and_a_second_run_is_refused(world):

@@ -77,7 +77,10 @@ struct Published {
 impl Wanted {
     /// Reads the arguments of the call.
     fn read(call: &Call) -> Result<Self, CallError> {
-        let Asked { key, backends, clients } = call.arguments("tor.front takes `key`, `backends` and `clients`")?;
+        Self::of(call.arguments("tor.front takes `key`, `backends` and `clients`")?)
+    }
+
+    fn of(Asked { key, backends, clients }: Asked) -> Result<Self, CallError> {
         let bad = |error: &dyn std::fmt::Display| CallError::new(CallErrorKind::BadCall, error.to_string());
         if backends.len() > BACKENDS_MAX || clients.len() > CLIENTS_MAX {
             return Err(bad(&format!("a front has at most {BACKENDS_MAX} backends and {CLIENTS_MAX} clients")));
@@ -330,4 +333,85 @@ fn failed(error: &dyn std::fmt::Display) -> CallError {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLIENT: &str = "descriptor:x25519:N2NU7BSRL6YODZCYPN4CREB54TYLKGIE2KYOQWLFYC23ZJVCE5DQ";
+
+    fn address() -> String {
+        FrontKey::generate(&mut rand::rng()).address().to_string()
+    }
+
+    fn read(asked: Value) -> Result<Wanted, CallError> {
+        Wanted::of(serde_json::from_value(asked).unwrap())
+    }
+
+    #[test]
+    fn what_is_asked_for_is_read_and_a_new_key_is_made_where_none_is_given() {
+        let key = FrontKey::generate(&mut rand::rng());
+        let backends = [address(), address()];
+        let wanted = read(json!({"key": *key.to_text(), "backends": [[backends[0], 3], [backends[1], 0]], "clients": [CLIENT]})).unwrap();
+        assert_eq!(wanted.key.address(), key.address());
+        assert_eq!(
+            wanted.backends.iter().map(|(address, weight)| (address.to_string(), *weight)).collect::<Vec<_>>(),
+            [(backends[0].clone(), 3), (backends[1].clone(), 0)]
+        );
+        assert_eq!(wanted.clients.len(), 1);
+        let (one, other) = (read(json!({})).unwrap(), read(json!({})).unwrap());
+        assert!(one.key.address() != other.key.address() && one.backends.is_empty() && one.clients.is_empty());
+    }
+
+    #[test]
+    fn what_is_too_much_or_is_none_is_refused_as_a_bad_call() {
+        let (own, many) = (address(), |count: usize| (0..count).map(|_| json!([address(), 1])).collect::<Vec<_>>());
+        assert!(read(json!({"backends": many(BACKENDS_MAX)})).is_ok() && read(json!({"clients": vec![CLIENT; CLIENTS_MAX]})).is_ok());
+        assert!(read(json!({"backends": [[own, WEIGHT_MAX]]})).is_ok());
+        for wrong in [
+            json!({"key": "ED25519-V3:AAAA"}),
+            json!({"backends": many(BACKENDS_MAX + 1)}),
+            json!({"backends": [[own, WEIGHT_MAX + 1]]}),
+            json!({"backends": [["www.example.com", 1]]}),
+            // Once more in other letters.
+            json!({"backends": [[own, 1], [own.to_ascii_uppercase().trim_end_matches(".ONION"), 1]]}),
+            json!({"clients": ["N2NU7BSRL6YODZCYPN4CREB54TYLKGIE2KYOQWLFYC23ZJVCE5DQ"]}),
+            json!({"clients": vec![CLIENT; CLIENTS_MAX + 1]}),
+        ] {
+            let refused = read(wrong.clone()).err().map(|error| error.kind);
+            assert!(matches!(refused, Some(CallErrorKind::BadCall)), "{wrong}");
+        }
+        // What is not known is not passed over.
+        assert!(serde_json::from_value::<Asked>(json!({"pow": true})).is_err());
+    }
+
+    #[test]
+    fn revisions_of_one_front_only_grow_and_so_many_fronts_are_remembered() {
+        let fronts = Fronts::default();
+        let own: Address = address().parse().unwrap();
+        fronts.remember(own, Revision(7));
+        fronts.remember(own, Revision(5));
+        assert_eq!(lock(&fronts.last).get(&own), Some(&Revision(7)));
+        fronts.remember(own, Revision(9));
+        assert_eq!(lock(&fronts.last).get(&own), Some(&Revision(9)));
+        for _ in 0..FRONTS_MAX {
+            fronts.remember(address().parse().unwrap(), Revision(1));
+        }
+        assert!(lock(&fronts.last).len() <= FRONTS_MAX);
+    }
+
+    #[test]
+    fn each_directory_is_told_with_what_it_said() {
+        let relay = |digit: &str| digit.repeat(40).parse::<Fingerprint>().unwrap();
+        let given = Given {
+            took: vec![(relay("A"), "a descriptor".into())],
+            refused: vec![(relay("B"), "UPLOAD_REJECTED".into())],
+            silent: vec![relay("C")],
+            bytes: 12,
+        };
+        let (a, b, c) = ("A".repeat(40), "B".repeat(40), "C".repeat(40));
+        // The descriptor itself is nobody's business.
+        assert_eq!(given.told(), json!({"took": [a], "refused": [[b, "UPLOAD_REJECTED"]], "silent": [c]}));
+    }
 }

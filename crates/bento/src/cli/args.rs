@@ -416,7 +416,7 @@ pub(crate) struct DropboxRm {
 pub(crate) enum Balance {
     /// Install a load balancer and have it serve; goes on with one that ended with its node
     #[command(
-        after_help = "Examples:\n  bento balance up --site public\n  bento balance up --site public --least 2 --most 8 --connections 20 --watch\n  bento balance up --origin ….onion:80 --key hs_ed25519_secret_key --on bert --on carl"
+        after_help = "Examples:\n  bento balance up --site public\n  bento balance up --site public --least 2 --most 8 --connections 20 --watch\n  bento balance up --site public --node anna --standby bert\n  bento balance up --origin ….onion:80 --key hs_ed25519_secret_key --on bert --on carl"
     )]
     Up(Box<BalanceUp>),
     /// Show the replicas, their load, and what is being decided and why
@@ -442,6 +442,9 @@ pub(crate) struct BalanceUp {
     /// The node that it runs on, which gets to know the key: one of the list, or an address [default: the first of the list that can take it]
     #[arg(long)]
     pub(crate) node: Option<String>,
+    /// Another node that gets to know the key too, and takes over publishing when the first is gone
+    #[arg(long, value_name = "NODE")]
+    pub(crate) standby: Option<String>,
     /// A node for replicas; for each once [default: all others of the list]
     #[arg(long, value_name = "NODE")]
     pub(crate) on: Vec<String>,

@@ -42,7 +42,9 @@ fn find(context: &Context, name: Option<&str>) -> Result<(String, Record), Failu
             false => Err(Failure::input(format!("{name} is no load balancer")).with_hint("`bento status` lists what is installed")),
         };
     }
-    let mut all = context.store()?.read()?.into_iter().filter(|(_, record)| record.function == FUNCTION_NAME);
+    let functions = context.store()?.read()?;
+    let is_standby = |name: &str| functions.keys().any(|other| standby_of(other) == *name);
+    let mut all = functions.clone().into_iter().filter(|(name, record)| record.function == FUNCTION_NAME && !is_standby(name));
     match (all.next(), all.next()) {
         (Some(one), None) => Ok(one),
         (None, _) => Err(Failure::input("there is no load balancer").with_hint("`bento balance up --site DIR` makes one")),
@@ -50,15 +52,39 @@ fn find(context: &Context, name: Option<&str>) -> Result<(String, Record), Failu
     }
 }
 
+/// What the standby of a load balancer is called.
+fn standby_of(name: &str) -> String {
+    format!("{name}-standby")
+}
+
+/// The standby of a load balancer, if it has one.
+fn standby(context: &Context, name: &str) -> Result<Option<(String, Record)>, Failure> {
+    let name = standby_of(name);
+    Ok(context.store()?.read()?.remove(&name).map(|record| (name, record)))
+}
+
 async fn status(context: &Context, args: args::BalanceStatus) -> Result<(), Failure> {
     let (name, record) = find(context, args.name.as_deref())?;
+    let (name, record, told) = leading(context, name, record).await?;
     match args.watch {
         true => watch(context, &name, &record).await,
-        false => {
-            let told = ask(context, &name, &record, Call::new("status")).await?;
-            context.say(&show::table_of(&name, &told), &told)
+        false => context.say(&show::table_of(&name, &told), &told),
+    }
+}
+
+/// Of a load balancer and its standby the one that publishes, and what it tells.
+async fn leading(context: &Context, name: String, record: Record) -> Result<(String, Record, Value), Failure> {
+    let told = ask(context, &name, &record, Call::new("status")).await;
+    let leads = told.as_ref().is_ok_and(|told| told["leads"] == true);
+    let other = if leads { None } else { standby(context, &name)? };
+    if let Some((other, standby)) = other {
+        let called = ask(context, &other, &standby, Call::new("status")).await;
+        // Where neither publishes, the first says why.
+        if let Some(told) = called.ok().filter(|called| called["leads"] == true || told.is_err()) {
+            return Ok((other, standby, told));
         }
     }
+    told.map(|told| (name, record, told))
 }
 
 /// Shows the table, again each second, until it is interrupted or runs no more.
@@ -97,15 +123,53 @@ async fn watch(context: &Context, name: &str, record: &Record) -> Result<(), Fai
 
 async fn down(context: &Context, args: args::BalanceDown) -> Result<(), Failure> {
     let (name, record) = find(context, args.name.as_deref())?;
+    let standby = standby(context, &name)?;
     context.show.now("ending the replicas");
-    let told = ask(context, &name, &record, Call::new("end")).await?;
+    let told = match &standby {
+        None => match end(context, &name, &record, true).await {
+            Err(failure) if args.force && failure.status == NODE => Value::Null,
+            told => told?,
+        },
+        // The standby stops first, so that it does not take over; where one of both is not reached, the other ends the replicas.
+        Some((other, standby)) => match end(context, other, standby, false).await {
+            Ok(_) => match end(context, &name, &record, true).await {
+                Ok(told) => told,
+                Err(failure) => {
+                    context.show.step(&format!("{name} is not reached: {}", failure.text));
+                    end(context, other, standby, true).await?
+                }
+            },
+            Err(failure) => {
+                context.show.step(&format!("{other} is not reached: {}", failure.text));
+                end(context, &name, &record, true).await?
+            }
+        },
+    };
     let left: Vec<&str> = told["left"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if !left.is_empty() && !args.force {
         let text = format!("these replicas could not be ended: {}", bento::line(&left.join(", ")));
         return Err(Failure::new(NODE, text)
             .with_hint(format!("try again; `bento balance down {name} --force` leaves them to the end of their lifetime")));
     }
-    function::shutdown(context, args::Shutdown { name, forget: false }).await
+    if let Some((other, _)) = standby {
+        shutdown(context, other, args.force).await?;
+    }
+    shutdown(context, name, args.force).await
+}
+
+/// Ends the function itself; with `force` one that is not reached is left to the end of its lifetime.
+async fn shutdown(context: &Context, name: String, force: bool) -> Result<(), Failure> {
+    match function::shutdown(context, args::Shutdown { name: name.clone(), forget: false }).await {
+        Err(failure) if force && failure.status == NODE => function::shutdown(context, args::Shutdown { name, forget: true }).await,
+        done => done,
+    }
+}
+
+/// Stops a load balancer for good, and has it end the replicas or not.
+async fn end(context: &Context, name: &str, record: &Record, replicas: bool) -> Result<Value, Failure> {
+    let mut call = Call::new("end");
+    call.arguments.insert("replicas".into(), replicas.into());
+    ask(context, name, record, call).await
 }
 
 /// Invokes a method that answers with a line of JSON.

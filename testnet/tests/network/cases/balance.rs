@@ -3,14 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use bento_front::{Address, Backend, Directory, Front, FrontKey, Revision, seats};
+use bento_front::{Address, Backend, ClientKey, Directory, Front, FrontKey, Revision, seats};
 use bento_tor::{Backends, ControlError, Controller, Descriptor, Isolation, Managed, Socks, Step, Stored, Target};
+use data_encoding::{BASE32_NOPAD, BASE64};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
+use tor_llcrypto::pk::curve25519::{PublicKey, StaticSecret};
 
 use crate::world::{Case, Error, Outcome, STREAM_DEADLINE, Web, World, case, get};
 
-pub(crate) const CASES: &[Case] = &[case!("new_clients_of_a_front_are_spread_over_its_backends_by_weight", spread)];
+pub(crate) const CASES: &[Case] = &[
+    case!("new_clients_of_a_front_are_spread_over_its_backends_by_weight", spread),
+    case!("a_front_for_some_clients_is_found_by_those_and_by_nobody_else", for_some),
+];
 
 /// How long a new onion service may take to be published.
 const PUBLISHED_DEADLINE: Duration = Duration::from_secs(60);
@@ -63,6 +68,7 @@ struct Publisher<'a> {
     control: Controller,
     key: &'a FrontKey,
     origins: Vec<String>,
+    clients: Vec<ClientKey>,
     last: Option<Revision>,
 }
 
@@ -77,7 +83,7 @@ impl Publisher<'_> {
             let address: Address = origin.parse()?;
             backends.push(self.backend(&directory, &address).await?);
         }
-        let front = Front { key: self.key, backends: &backends, clients: &[] };
+        let front = Front { key: self.key, backends: &backends, clients: &self.clients };
         for period in periods {
             let relays = directory.directories(&self.key.address(), period)?;
             let mut descriptors = Vec::new();
@@ -177,7 +183,7 @@ async fn spread(world: &World) -> Outcome {
     let clients = [one?, two?, three?];
     let publisher = publisher?;
     let addresses = origins.iter().map(|origin| origin.address.clone()).collect();
-    let mut publisher = Publisher { control: publisher.control(), key: &key, origins: addresses, last: None };
+    let mut publisher = Publisher { control: publisher.control(), key: &key, origins: addresses, clients: Vec::new(), last: None };
 
     // A backend may have lost introduction points since its descriptor was fetched; the next one has others.
     let mut all = BTreeMap::new();
@@ -199,5 +205,44 @@ async fn spread(world: &World) -> Outcome {
     for origin in origins {
         origin.tor.stop().await;
     }
+    Ok(())
+}
+
+async fn for_some(world: &World) -> Outcome {
+    let key = FrontKey::generate(&mut rand::rng());
+    let front = key.address();
+    let (origin, friend, stranger, publisher) = tokio::join!(
+        Origin::start(world, "backend-friends", &front, "for friends"),
+        world.client("friend"),
+        world.client("stranger"),
+        world.client("publisher-friends"),
+    );
+    let (origin, friend, stranger, publisher) = (origin?, friend?, stranger?, publisher?);
+    // Every second one is somebody else's: the friend's is found among others.
+    let pair = || {
+        let secret = StaticSecret::from(rand::random::<[u8; 32]>());
+        let public = format!("descriptor:x25519:{}", BASE32_NOPAD.encode(PublicKey::from(&secret).as_bytes()));
+        (BASE64.encode(&secret.to_bytes()), public)
+    };
+    let (secret, public) = pair();
+    let clients = [pair().1, public, pair().1].iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+    let origins = vec![origin.address.clone()];
+    let mut publisher = Publisher { control: publisher.control(), key: &key, origins, clients, last: None };
+    publisher.publish(&[1]).await?;
+
+    let address = front.to_string();
+    let id = address.trim_end_matches(".onion");
+    for (tor, secret) in [(&friend, &secret), (&stranger, &pair().0)] {
+        tor.control().command(&format!("ONION_CLIENT_AUTH_ADD {id} x25519:{secret}")).await?;
+    }
+    assert_eq!(visit(&friend.socks(), &address, 0).await?, "for friends");
+    // One with another key, and one with none.
+    let refused = visit(&stranger.socks(), &address, 1).await;
+    assert!(refused.is_err(), "{refused:?}");
+    let refused = visit(&world.socks(), &address, 2).await;
+    assert!(refused.is_err(), "{refused:?}");
+    // It is not that nobody gets in by then.
+    assert_eq!(visit(&friend.socks(), &address, 3).await?, "for friends");
+    origin.tor.stop().await;
     Ok(())
 }

@@ -41,12 +41,24 @@ pub(super) fn table_of(name: &str, told: &Value) -> String {
     if told["running"] == false {
         return format!("{name} at {} does not run; `bento balance up` with the same options starts it again.\n", word(&told["address"]));
     }
+    let (other, silent) = (shortened(&word(&told["other"]["node"])), told["other"]["silent"].as_f64().unwrap_or_default());
+    if told["leads"] == false {
+        let term = told["term"].as_u64().unwrap_or_default();
+        return format!(
+            "{name} at {} stands by in term {term}; the other, at {other}, was heard {silent:.0} s ago.\n",
+            word(&told["address"])
+        );
+    }
     let front = &told["front"];
     let published = match front["stored"].as_u64() {
         Some(stored) => format!("its descriptor is stored by {stored} directories"),
         None => "its descriptor is not published yet".to_owned(),
     };
-    let mut text = format!("{name} at {}; {published}\n\n", word(&told["address"]));
+    let mut text = format!("{name} at {}; {published}\n", word(&told["address"]));
+    if told["other"].is_object() {
+        text += &format!("the other load balancer, at {other}, was heard {silent:.0} s ago\n");
+    }
+    text.push('\n');
     let mut rows =
         vec![["REPLICA", "STATE", "LOAD", "CONNECTIONS", "SERVED", "BYTES", "RATE", "WEIGHT", "NODE"].map(str::to_owned).to_vec()];
     for replica in told["replicas"].as_array().into_iter().flatten() {
@@ -112,6 +124,15 @@ mod tests {
              replica-1  serving  50 %  4            17      1.5 MB  250 B/s  5       nnnnnnnnnnnn….onion\n\
              \nhold: mean load 50% over 1\n     10 s ago  grow: one[2J\n"
         );
+        let (mut led, other) = (told.clone(), json!({"node": format!("{}.onion", "m".repeat(56)), "silent": 1.4}));
+        (led["other"], led["leads"]) = (other, true.into());
+        assert!(
+            table_of("www", &led)
+                .contains("by 8 directories\nthe other load balancer, at mmmmmmmmmmmm….onion, was heard 1 s ago\n\nREPLICA")
+        );
+        (led["leads"], led["term"]) = (false.into(), 2.into());
+        let stands_by = table_of("www", &led);
+        assert!(stands_by.contains("stands by in term 2") && !stands_by.contains("REPLICA"), "{stands_by}");
         assert!(table_of("www", &json!({"running": false, "address": "abc.onion", "replicas": []})).contains("does not run"));
         // Nothing that is missing or of another kind matters.
         for odd in [json!({}), json!({"replicas": 3, "events": {}}), json!({"replicas": [7], "events": [7]})] {

@@ -58,25 +58,68 @@ pub(super) async fn run(context: &Context, args: args::BalanceUp) -> Result<(), 
         Some(node) => context.node(node)?,
         None => pick(context, &bundle, None).await?,
     };
-    let (name, record) = install(context, &args, &bundle, &node_name, &node).await?;
-    let client = context.client(&node).await?;
-    let address = match setup(context, &args, &client, &name, &record, key, site).await {
-        Ok(address) => address,
-        Err(failure) => {
-            // It does nothing, and nobody knows of it.
-            if client.shutdown(&node, &record.tokens()?.shutdown).await.is_ok() {
-                forget(&context.store()?, &name, &record.tokens()?)?;
+    let standby = args.standby.as_deref().map(|standby| context.node(standby)).transpose()?;
+    if standby.as_ref().is_some_and(|(_, standby)| *standby == node) {
+        return Err(Failure::input("the standby is on the same node").with_hint("give another node: it is for when the first is gone"));
+    }
+    let mut all = Vec::new();
+    let made = make(context, &args, &bundle, (node_name, node), standby, key, site, &mut all).await;
+    let Ok(address) = made else {
+        // They do nothing, and nobody knows of them.
+        for (name, record) in &all {
+            let node = record.node()?;
+            if context.client(&node).await?.shutdown(&node, &record.tokens()?.shutdown).await.is_ok() {
+                forget(&context.store()?, name, &record.tokens()?)?;
             }
-            return Err(failure);
         }
+        return made.map(drop);
     };
-    start(context, &client, &name, &record).await?;
-    shown(context, &args, &name, &record, &address).await
+    for (name, record) in &all {
+        start(context, &context.client(&record.node()?).await?, name, record).await?;
+    }
+    let (name, record) = &all[0];
+    shown(context, &args, name, record, &address).await
+}
+
+/// Installs it, and its standby if there is to be one, and says to both what to serve. `all` is what has been installed, whatever comes of it.
+#[allow(clippy::too_many_arguments)]
+async fn make(
+    context: &Context,
+    args: &args::BalanceUp,
+    bundle: &Bundle,
+    (node_name, node): (String, NodeAddress),
+    standby: Option<(String, NodeAddress)>,
+    key: Option<Zeroizing<String>>,
+    site: Vec<u8>,
+    all: &mut Vec<(String, Record)>,
+) -> Result<Value, Failure> {
+    all.push(install(context, args.name.clone(), bundle, &node_name, &node).await?);
+    if let Some((node_name, node)) = standby {
+        let name = super::standby_of(&all[0].0);
+        all.push(install(context, Some(name), bundle, &node_name, &node).await?);
+    }
+    let given = key.is_some();
+    let (mut key, mut address) = (key, Value::Null);
+    for (index, (name, record)) in all.iter().enumerate() {
+        let other = all.get(1 - index).map(|(_, other)| other);
+        let told = setup(context, args, (name, record), other, index == 0, key.as_ref(), site.clone()).await?;
+        address = told["address"].clone();
+        key = told["key"].as_str().map(|made| Zeroizing::new(made.to_owned()));
+    }
+    if let (false, Some(made)) = (given, &key) {
+        let directory = place::data()?.join("fronts");
+        place::make_private(&directory)?;
+        let file = directory.join(format!("{}.key", all[0].0));
+        place::write_whole(&file, format!("{}\n", made.as_str()).as_bytes(), 0o600)
+            .map_err(|error| Failure::file("writing", &file, &error))?;
+        context.show.step(&format!("the key of the address is kept in {}", file.display()));
+    }
+    Ok(address)
 }
 
 async fn install(
     context: &Context,
-    args: &args::BalanceUp,
+    name: Option<String>,
     bundle: &Bundle,
     node_name: &str,
     node: &NodeAddress,
@@ -86,7 +129,11 @@ async fn install(
     let archive = bundle.pack().map_err(|error| Failure::input(format!("the load balancer cannot be sent: {error}")))?;
     let mut record = Record::new(node, &tokens, bundle, HEXLOWER.encode(&Sha256::digest(&archive)));
     let name = store.update(|functions| {
-        let name = args.name.clone().unwrap_or_else(|| free(functions, FUNCTION_NAME));
+        let name = name.unwrap_or_else(|| free(functions, FUNCTION_NAME));
+        if functions.contains_key(&name) {
+            return Err(Failure::input(format!("a function is installed under the name `{name}` already"))
+                .with_hint(format!("`bento shutdown {name}`, or choose another name")));
+        }
         functions.insert(name.clone(), record.clone());
         Ok(name)
     })?;
@@ -104,14 +151,14 @@ async fn install(
     Ok((name, record))
 }
 
-/// Says what to serve, and keeps the key if the function made it.
+/// Says what to serve, and which other load balancer there is; `first` says that it is the one that publishes.
 async fn setup(
     context: &Context,
     args: &args::BalanceUp,
-    client: &Client,
-    name: &str,
-    record: &Record,
-    key: Option<Zeroizing<String>>,
+    (name, record): (&str, &Record),
+    other: Option<&Record>,
+    first: bool,
+    key: Option<&Zeroizing<String>>,
     site: Vec<u8>,
 ) -> Result<Value, Failure> {
     let on: Vec<String> = match args.on.as_slice() {
@@ -122,6 +169,7 @@ async fn setup(
             .into_iter()
             .map(|(_, address)| address)
             .filter(|address| record.node().is_ok_and(|own| own != *address))
+            .filter(|address| other.is_none_or(|other| other.node().is_ok_and(|node| node != *address)))
             .map(|address| address.to_string())
             .collect(),
         some => some.iter().map(|node| Ok(context.node(node)?.1.to_string())).collect::<Result<_, Failure>>()?,
@@ -149,24 +197,21 @@ async fn setup(
     if !args.client.is_empty() {
         call.arguments.insert("clients".into(), args.client.clone().into());
     }
-    let mut input = json!({"key": key.as_ref().map(|key| key.as_str())}).to_string().into_bytes();
+    if let Some(other) = other {
+        call.arguments.insert("peer".into(), json!({"node": other.node()?.to_string(), "invocation": other.tokens()?.invocation.reveal()}));
+        call.arguments.insert("first".into(), first.into());
+    }
+    let mut input = json!({"key": key.map(|key| key.as_str())}).to_string().into_bytes();
     input.push(b'\n');
     input.extend_from_slice(&site);
     call.input = Input::Bytes(input.into());
     context.show.now("sending what is to be served");
-    let output = client.invoke(&record.node()?, &record.tokens()?.invocation, call).await;
+    let node = record.node()?;
+    let output = context.client(&node).await?.invoke(&node, &record.tokens()?.invocation, call).await;
     let output = output.map_err(|error| Failure::about(error, name, None))?;
     let (bytes, outcome) = output.collect(super::ANSWER_BYTES_MAX).await?;
     super::ended(&outcome)?;
-    let told = super::read(name, &bytes)?;
-    if let (None, Some(made)) = (&key, told["key"].as_str()) {
-        let directory = place::data()?.join("fronts");
-        place::make_private(&directory)?;
-        let file = directory.join(format!("{name}.key"));
-        place::write_whole(&file, format!("{made}\n").as_bytes(), 0o600).map_err(|error| Failure::file("writing", &file, &error))?;
-        context.show.step(&format!("the key of the address is kept in {}", file.display()));
-    }
-    Ok(told["address"].clone())
+    super::read(name, &bytes)
 }
 
 /// Has it run on by itself.
