@@ -38,6 +38,17 @@ pub enum ClientError {
         /// The bound.
         bound: Duration,
     },
+    /// A conclave is to be spoken to, and nothing says which are accepted.
+    #[error("nothing says which conclaves are accepted")]
+    NoDemand,
+    /// The node has no conclave that is accepted. Nothing was said to it.
+    #[error("the conclave is not accepted: {text}")]
+    Evidence {
+        /// Why.
+        text: String,
+        /// What the person may try.
+        hint: &'static str,
+    },
     /// The stream ended before what was said was whole.
     #[error("the node broke off: {0}")]
     Broken(String),
@@ -83,6 +94,8 @@ impl ClientError {
             Self::Trouble(_) => "try again later, or another node",
             Self::Late { what: CONNECTING, .. } => "try again; the node may be down, or Tor slow",
             Self::Late { .. } => "try again, or allow more time with `--wait`",
+            Self::NoDemand => "give a list of measurements and its publisher's key: `--measurements FILE --publisher KEY`",
+            Self::Evidence { hint, .. } => hint,
             Self::Broken(_) => "try again; if it stays so, try another node",
             Self::Violation(_) => "look at the address, or try another node",
             Self::Request(_) => "correct it and try again",
