@@ -222,6 +222,10 @@ impl Client {
         let request = start(Method::POST, &format!("/v1/invoke/{}", call.method()?), node)
             .header(header::AUTHORIZATION, bearer(&token.reveal())?)
             .header("bento-arguments", call.arguments()?);
+        let request = match call.seen {
+            Some(seen) => request.header("bento-seen", seen),
+            None => request,
+        };
         self.call(request, None, call, node, &function(node, token.digest())).await
     }
 

@@ -199,6 +199,50 @@ async fn a_conclave_that_was_stopped_goes_on_with_what_is_sealed_on_the_hosts_di
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_put_back_to_what_it_was_is_noticed_by_who_saw_more() {
+    let mut stage = Stage::new();
+    assert_eq!(stage.bento(&["install", &stage.node.address, "counter"]).await.status, 0);
+    assert_eq!(stage.bento(&["invoke", "counter", "count"]).await.out, "1\n");
+    stage.node.stop_conclave();
+    // All that the host has: what it keeps now, it can put back later.
+    let (sealed, old) = (stage.node.path("sealed"), stage.node.path("old"));
+    copy(&sealed, &old);
+    stage.node.start_conclave(&[]);
+    assert_eq!(stage.bento(&["invoke", "counter", "count"]).await.out, "2\n");
+
+    // Without a copy put back, a restart changes nothing.
+    stage.node.stop_conclave();
+    stage.node.start_conclave(&[]);
+    assert_eq!(stage.bento(&["invoke", "counter", "count"]).await.out, "3\n");
+
+    stage.node.stop_conclave();
+    fs::remove_dir_all(&sealed).unwrap();
+    copy(&old, &sealed);
+    stage.node.start_conclave(&[]);
+    stage.bento(&["invoke", "counter", "count"]).await.refused(3, "an earlier state was put in its place");
+    stage.bento(&["status", "counter"]).await.refused(3, "an earlier state was put in its place");
+
+    // Who saw nothing has nothing to compare: to another person with the same tokens it looks whole.
+    let forgetful = Person::new();
+    let kept = stage.person.home.path().join(".local/share/bento/functions.json");
+    let text = fs::read_to_string(&kept).unwrap();
+    let mut functions: serde_json::Value = serde_json::from_str(&text).unwrap();
+    functions["functions"]["counter"].as_object_mut().unwrap().remove("changes").unwrap();
+    let place = forgetful.home.path().join(".local/share/bento");
+    let mut private = fs::DirBuilder::new();
+    std::os::unix::fs::DirBuilderExt::mode(private.recursive(true), 0o700).create(&place).unwrap();
+    fs::write(place.join("functions.json"), functions.to_string()).unwrap();
+    fs::set_permissions(place.join("functions.json"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let words = ["invoke", "counter", "count", "--require-conclave", "--simulator-protects-nobody", &stage.given];
+    assert_eq!(forgetful.done(&words).await, "2\n");
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    let done = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(done.success());
+}
+
 fn walk(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
