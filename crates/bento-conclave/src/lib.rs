@@ -27,7 +27,7 @@ use bento_node::{
     http::{Door, Stream},
     policy,
 };
-use bento_proto::Policy;
+use bento_proto::{CallPattern, Policy};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -128,9 +128,8 @@ impl Attested {
         if parsed.offers.keep_awake {
             return Err(wrong("the policy offers `keep_awake`: the key to such a function would lie on the host's disk".into()));
         }
-        if let Some(call) =
-            parsed.offers.calls.iter().find(|call| call.matches("tor.circuits.open") || call.to_string().starts_with("tor."))
-        {
+        let opens_tor = |call: &&CallPattern| call.to_string() == "*" || call.to_string().starts_with("tor.");
+        if let Some(call) = parsed.offers.calls.iter().find(opens_tor) {
             return Err(wrong(format!("the policy offers `{call}`: the host's Tor is the host's")));
         }
         let field = |bytes: &str| [&(bytes.len() as u32).to_be_bytes()[..], bytes.as_bytes()].concat();

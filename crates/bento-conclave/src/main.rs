@@ -21,7 +21,7 @@ struct Program {
 #[tokio::main]
 async fn main() -> ExitCode {
     let attester = || {
-        let hint = "it runs in a confidential virtual machine (TDX, SEV-SNP) or under Gramine (SGX), and nowhere else";
+        let hint = "it runs in a confidential virtual machine (TDX, SEV-SNP), and nowhere else";
         let source = source::detect().map_err(|error| (format!("there is no hardware that attests: {error}"), hint))?;
         Ok(Attester::new(source, Stapled::ByHost))
     };

@@ -35,7 +35,9 @@ pub enum Refusal {
     #[error("a different function is installed under one of these tokens")]
     TokenInUse,
     /// What it stores is older than what its client has seen: somebody put an earlier state in its place.
-    #[error("what the function stores was changed {seen} times when its client saw it last, and {has} times now: an earlier state was put in its place")]
+    #[error(
+        "what the function stores was changed {seen} times when its client saw it last, and {has} times now: an earlier state was put in its place"
+    )]
     RolledBack {
         /// What the client saw.
         seen: u64,

@@ -82,7 +82,9 @@ impl ClientError {
                 "bad-bundle" => "look at the function's files, then try again",
                 "unloadable" => "look at its code, and whether the node's image has the packages it imports",
                 "token-in-use" => "install it under another name",
-                "rolled-back" => "its node's operator put an old copy of the disk back, or somebody did: do not believe what it says; `bento shutdown` ends it",
+                "rolled-back" => {
+                    "its node's operator put an old copy of the disk back, or somebody did: do not believe what it says; `bento shutdown` ends it"
+                }
                 _ => "look at what the node says; its policy is shown by `bento policy NODE`",
             },
             Self::Ended(Outcome::Killed { bound: Bound::Stop }) => "its node is stopping; try again later, or elsewhere",
