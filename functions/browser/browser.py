@@ -59,12 +59,13 @@ def leave(
     scripts: bool = False,
     warc: bool = False,
     authorities: str | None = None,
+    conclave: str | None = None,
 ) -> None:
     """Fetches one page as `page` does, and leaves it in a Dropbox on another node, so that its client need not wait for it.
 
     The input is the Dropbox to install there, as a bundle, under the client's own tokens. What is left is padded as `page` says and then encrypted to
     `to` (`age1…`): its size tells neither node, nor whoever watches the client fetch it, which page it is. `drop`, `expires`: as Dropbox
-    takes them.
+    takes them. `conclave`: where the other node is a conclave, which are accepted.
     """
     # Imported only now: `page`, which is what most invocations run, needs none of them.
     import hashlib
@@ -73,7 +74,7 @@ def leave(
     buckets = sizes if sizes else bucket
     pad.size(ERROR_BYTES, buckets)
     # First of all: a node that does not take it is told before anything is fetched.
-    dropbox = api.nodes.install(node, _files(api.input.read()), invocation, shutdown)
+    dropbox = api.nodes.install(node, _files(api.input.read()), invocation, shutdown, conclave)
     payload = _packed(api, url, buckets, Bounds(), scripts, warc, authorities)
     whole = io.BytesIO()
     pad.write_padded(_Whole(whole), payload, buckets)

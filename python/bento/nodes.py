@@ -47,9 +47,17 @@ class Nodes:
         return [Node((entry["name"], entry["address"])) for entry in answer]
 
     def install(
-        self, node: str, files: "Mapping[str, bytes] | str | PathLike", invocation: str | None = None, shutdown: str | None = None
+        self,
+        node: str,
+        files: "Mapping[str, bytes] | str | PathLike",
+        invocation: str | None = None,
+        shutdown: str | None = None,
+        conclave: str | None = None,
     ) -> "Remote":
         """Installs a function on a node: files by name, or a directory with them. Tokens that are not given are made.
+
+        For a node's conclave (an address with `/conclave` behind it) `conclave` says which are accepted, in the text that the client's program makes of it.
+        This node judges its evidence, and does so only where it is a conclave itself.
 
         If it is raised that the node could not be reached, the function may be there all the same; with tokens of its own the caller
         can end it.
@@ -57,6 +65,7 @@ class Nodes:
         bundle = pack(files)
         arguments = {"node": node, "bytes": len(bundle)}
         arguments |= {key: token for key, token in (("invocation", invocation), ("shutdown", shutdown)) if token is not None}
+        arguments |= _demanding(conclave)
         answer, stream = self._ask("nodes.install", arguments).result()
         # Read to its end, which comes when the node has taken all of it.
         with Exchange(opened(stream), bundle) as sent:
@@ -66,18 +75,21 @@ class Nodes:
             except ConnectionError:
                 pass  # What happened is in the answer to the next question.
         made, _ = self._ask("nodes.installed", {"upload": answer["upload"]}).result()
-        return Remote(self._ask, node, made["invocation"], made["shutdown"], made.get("status") or {})
+        return Remote(self._ask, node, made["invocation"], made["shutdown"], made.get("status") or {}, conclave)
 
-    def function(self, node: str, invocation: str, shutdown: str | None = None) -> "Remote":
+    def function(self, node: str, invocation: str, shutdown: str | None = None, conclave: str | None = None) -> "Remote":
         """A function that is installed already, by whoever."""
-        return Remote(self._ask, node, invocation, shutdown, {})
+        return Remote(self._ask, node, invocation, shutdown, {}, conclave)
 
 
 class Remote:
     """A function on another node."""
 
-    def __init__(self, ask: "Ask", node: str, invocation: str, shutdown: str | None, status: dict) -> None:
+    def __init__(
+        self, ask: "Ask", node: str, invocation: str, shutdown: str | None, status: dict, conclave: str | None = None
+    ) -> None:
         self._ask = ask
+        self._conclave = conclave
         self.node = node
         """Its node's address."""
         self.invocation_token = invocation
@@ -94,6 +106,7 @@ class Remote:
         """
         data = pieces(input)
         asked = {"node": self.node, "invocation": self.invocation_token, "method": method, "arguments": arguments, "detach": detach}
+        asked |= _demanding(self._conclave)
         answer, stream = self._ask("nodes.invoke", asked).result()
         return Result(self._ask, self.node, answer["invocation"], opened(stream), data)
 
@@ -101,7 +114,7 @@ class Remote:
         """Ends the function; its node forgets it and all it has stored."""
         if self.shutdown_token is None:
             raise ValueError("the shutdown token of this function is not known here")
-        self._ask("nodes.shutdown", {"node": self.node, "shutdown": self.shutdown_token}).result()
+        self._ask("nodes.shutdown", {"node": self.node, "shutdown": self.shutdown_token} | _demanding(self._conclave)).result()
 
 
 class Result(Exchange):
@@ -146,6 +159,10 @@ class Result(Exchange):
         if how == "refused":
             raise Refused(errno.EACCES, text)
         raise Unreachable(errno.EHOSTUNREACH, text)
+
+
+def _demanding(conclave: str | None) -> dict[str, str]:
+    return {} if conclave is None else {"conclave": conclave}
 
 
 def pack(files: "Mapping[str, bytes] | str | PathLike") -> bytes:

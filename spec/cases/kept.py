@@ -30,6 +30,21 @@ def _(start):
     return detach(function, "hello")
 
 
+@case(INVOKE, 409, "rolled-back")
+def _(start):
+    function = installed(start.node(), "def put(api):\n    api.store.put('n', b'x')\n", KEEPS + "calls = ['store.*']\n")
+    assert function.invoke("put").status == 200
+    changes = ask(function.node, "GET", "/v1/function", function.bearer()).json()["changes"]
+    assert changes > 0
+
+    def seen(count: object) -> Answer:
+        return ask(function.node, "POST", "/v1/invoke/put", function.bearer() | {"Bento-Seen": str(count)}, b"")
+
+    assert seen(changes).status == 200
+    assert seen("x").status == 400
+    return seen(changes + 2)
+
+
 @case(FETCH, 200)
 def _(start):
     function = installed(start.node(), FAIL, KEEPS)

@@ -95,6 +95,27 @@ impl Node {
         Self::start_with(network, directory, name, egress, offers, &tor.config()).await
     }
 
+    /// The same with a simulated conclave beside it, which has the same policy.
+    pub async fn start_with_conclave(network: &Network, directory: &Path, name: &str, egress: &str) -> Result<(Self, Conclave), Trouble> {
+        let lines: Vec<String> = network.torrc_lines().iter().map(|line| format!("{line:?}")).collect();
+        let doing = || Trouble::doing(format!("preparing the conclave of {name}"));
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory.join("beside")).map_err(doing())?;
+        let tor = format!("lines = [{}]\n[conclave]\ndirectory = \"beside\"", lines.join(", "));
+        let node = Self::start_with(network, directory, name, egress, "", &tor).await?;
+        // What a conclave has not is taken out of the node's own file; the rest is the same.
+        let config = fs::read_to_string(&node.config).map_err(doing())?;
+        let images = config.find("[images.python3]").map(|begin| &config[begin..]).unwrap_or_default();
+        let path = directory.join("conclave.toml");
+        fs::write(&path, format!("name = {name:?}\nstate = \"sealed\"\n{images}")).map_err(doing())?;
+        let given = directory.join("given");
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "exec \"$0\" run \"$@\" 2>&1"]).arg(binary("bento-simulated-conclave")?);
+        command.arg("--config").arg(&path).arg("--directory").arg(directory.join("beside")).arg("--give").arg(&given);
+        let mut program = Program::start(&format!("the conclave of {name}"), &mut command)?;
+        program.wait_for_line(|line| line.contains("listening for the host"), READY_DEADLINE).await?;
+        Ok((node, Conclave { program, given }))
+    }
+
     /// The same with these lines for the configuration's `[tor]`.
     pub async fn start_with(
         network: &Network,
@@ -134,6 +155,15 @@ impl Node {
         let address = line.rsplit('=').next().unwrap_or_default().trim().to_owned();
         Ok(Self { program, address, config: config.to_owned() })
     }
+}
+
+/// A running `bento-simulated-conclave`. It protects from nobody.
+#[derive(Debug)]
+pub struct Conclave {
+    /// Its process.
+    pub program: Program,
+    /// What a client needs to accept it.
+    pub given: PathBuf,
 }
 
 /// A `tor` of the network that several nodes share, each with an onion service of its own: a node is then one process less.

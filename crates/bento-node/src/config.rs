@@ -56,6 +56,22 @@ pub struct Config {
     /// DNS servers for direct egress. Without any, the system's.
     #[serde(default)]
     pub nameservers: Vec<SocketAddr>,
+    /// The conclave beside this node.
+    #[serde(default)]
+    pub conclave: Conclave,
+    /// Not in the file: the kind of conclave that this node runs in, where it does.
+    #[serde(skip)]
+    pub inside: Option<String>,
+}
+
+/// A conclave beside the node. What it is, it says itself, and clients believe its evidence only.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Conclave {
+    /// The directory with the sockets of both, if there is one. A relative path is relative to this file.
+    pub directory: Option<PathBuf>,
+    /// What the hardware's maker published for this machine, as `spec/attestation.md` has it. A simulator needs none.
+    pub collateral: Option<PathBuf>,
 }
 
 /// A node that functions are told of.
@@ -230,6 +246,13 @@ impl Config {
         config.policy = beside.join(&config.policy);
         config.state =
             std::path::absolute(beside.join(&config.state)).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        if let Some(directory) = &mut config.conclave.directory {
+            *directory =
+                std::path::absolute(beside.join(&*directory)).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        }
+        if let Some(file) = &mut config.conclave.collateral {
+            *file = beside.join(&*file);
+        }
         if config.images.is_empty() {
             config.images.insert("python3".into(), Image::default());
         }
@@ -237,10 +260,30 @@ impl Config {
         Ok(config)
     }
 
+    /// Says what of a file does not belong into that of a conclave, where only its host has a network.
+    ///
+    /// # Errors
+    /// When there is something.
+    pub fn check_inside(&self) -> Result<(), String> {
+        for (key, is_there) in [
+            ("listen", self.listen.is_some()),
+            ("[tor]", self.tor != Tor::default()),
+            ("[relay]", self.relay != Relay::default()),
+            ("nameservers", !self.nameservers.is_empty()),
+            ("[conclave]", self.conclave != Conclave::default()),
+        ] {
+            if is_there {
+                return Err(format!("{key} is for a node, and a conclave has no network but its host's"));
+            }
+        }
+        Ok(())
+    }
+
     /// The keys in which another configuration differs and that a running node does not take up.
     pub fn restart_needed(&self, other: &Self) -> Vec<&'static str> {
         // Taken apart, so that a new key is not forgotten here.
-        let Self { name, contact, state, policy: _, listen, jail, nodes, tor, relay: _, images, limits, nameservers } = self;
+        let Self { name, contact, state, policy: _, listen, jail, nodes, tor, relay: _, images, limits, nameservers, conclave, inside: _ } =
+            self;
         let changed = [
             ("name", *name != other.name),
             ("contact", *contact != other.contact),
@@ -252,6 +295,7 @@ impl Config {
             ("images", *images != other.images),
             ("limits", *limits != other.limits),
             ("nameservers", *nameservers != other.nameservers),
+            ("conclave", *conclave != other.conclave),
         ];
         changed.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }

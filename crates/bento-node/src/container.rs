@@ -377,6 +377,10 @@ impl Container {
             Some(key) if self.grant.storage().as_bytes() > 0 => self.keep.used(key, &self.cpu).await.unwrap_or(0),
             _ => 0,
         };
+        let changes = match key {
+            Some(key) if self.grant.storage().as_bytes() > 0 => self.keep.changes(key).await.unwrap_or(0),
+            _ => 0,
+        };
         let process = self.process.try_lock().ok().and_then(|process| process.clone()).filter(|process| !process.gone.is_cancelled());
         FunctionStatus {
             name: self.bundle.manifest.name.clone(),
@@ -387,6 +391,7 @@ impl Container {
             cpu_used: Span::millis(self.cpu_ms()),
             traffic_used: Size::bytes(self.meter.used()),
             storage_used: Size::bytes(storage_used),
+            changes,
             granted: self.grant.granted(),
             log: self.log.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect(),
         }

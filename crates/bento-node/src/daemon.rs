@@ -28,10 +28,10 @@ use bento_tor::{
 
 use crate::{
     cgroup::Groups,
-    check,
+    check, conclave,
     config::{Config, control_address},
     egress::Egress,
-    http::{self, Listener},
+    http::{self, Door, Listener},
     image::{self, ImageError, Images},
     keep::blocking,
     node::Node,
@@ -104,6 +104,41 @@ struct Prepared {
     _lock: fs::File,
 }
 
+/// What a node in a conclave has in place of a network of its own.
+#[derive(Debug)]
+pub struct Inside {
+    /// The directory with the sockets that it and its host have.
+    pub directory: PathBuf,
+    /// Opens the channel in each of the host's streams.
+    pub door: Door,
+}
+
+/// Runs a node in a conclave until it is told to stop: the same as outside, with sessions and connections through its host. Its policy is part of what is
+/// attested, and is not read again.
+///
+/// # Errors
+/// When it cannot start.
+pub async fn run_inside(config: Config, policy: Policy, inside: Inside, stop: impl Future<Output = ()>) -> Result<(), RunError> {
+    let prepared = prepare(&config).await?;
+    let egress = Egress::through_host(&inside.directory, config.limits.connect.duration());
+    let path = inside.directory.join(conclave::SESSIONS_SOCKET);
+    let listener = Listener::Host(unix_listener(&path)?, inside.door);
+    let jail = (prepared.jail, prepared.groups, prepared.shares);
+    let node = Arc::new(Node::new(config, policy, prepared.images, jail, egress, prepared.registry));
+    node.remember().await?;
+    node.warm();
+    info!(socket = %path.display(), "listening for the host");
+    let serving = tokio::spawn(http::serve(listener, Arc::clone(&node)));
+    stop.await;
+    info!("stopping");
+    node.stop().await;
+    let _ = serving.await;
+    let _ = tokio::time::timeout(node.config().limits.stop.duration(), node.quiet()).await;
+    let _ = fs::remove_file(path);
+    info!("stopped");
+    Ok(())
+}
+
 /// Runs a node until it is told to stop. At each `hangup` the policy is read again, from what `path` says by then.
 ///
 /// # Errors
@@ -116,6 +151,7 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     let prepared = prepare(&config).await?;
+    let mut near = None;
     let tor = if config.tor.off { None } else { Some(TorPlan::new(&config)?) };
     let socks: Arc<Mutex<Option<Socks>>> = Arc::default();
     let egress_socks = tor.as_ref().map(|_| {
@@ -133,6 +169,7 @@ pub async fn run(
         let address = listener.local_addr().map_err(|source| RunError::Listen { place: listen.to_string(), source })?;
         info!(%address, "listening");
         target = Some(Target::Tcp(address));
+        near = Some(address.to_string());
         listeners.push(Listener::Tcp(listener));
     }
     match &tor {
@@ -151,11 +188,34 @@ pub async fn run(
     }
 
     let state = config.state.clone();
+    let beside = config.conclave.clone();
+    let streams = match &beside.directory {
+        Some(directory) => Vec::from(conclave::sockets(directory)),
+        None => Vec::new(),
+    };
+    let streams: Vec<_> = streams.into_iter().map(|(path, way)| Ok((unix_listener(&path)?, way))).collect::<Result<_, RunError>>()?;
     let jail = (prepared.jail, prepared.groups, prepared.shares);
     let node = Arc::new(Node::new(config, policy, prepared.images, jail, egress, prepared.registry));
+    if let Some(place) = near.filter(|_| tor.is_none()) {
+        node.is_near(place);
+    }
     node.remember().await?;
     node.warm();
     let mut serving: JoinSet<()> = listeners.into_iter().map(|listener| http::serve(listener, Arc::clone(&node))).collect();
+    let opening: JoinSet<()> = streams.into_iter().map(|(listener, way)| conclave::serve(listener, way, Arc::clone(&node))).collect();
+    let stapling = match beside.directory.as_ref().zip(beside.collateral) {
+        Some((directory, file)) => {
+            let listener = unix_listener(&directory.join(conclave::COLLATERAL_SOCKET))?;
+            Some(tokio::spawn(conclave::staple(listener, file, Arc::clone(&node))))
+        }
+        None => None,
+    };
+    let watched = Arc::clone(&node);
+    let watching = tokio::spawn(async move {
+        if let Some(conclave) = watched.conclave() {
+            conclave.watch().await;
+        }
+    });
     let operating = tokio::spawn(http::operator(operator, Arc::clone(&node)));
     let publishing = tor.zip(target).map(|(plan, target)| tokio::spawn(keep_published(plan, target, Arc::clone(&node), socks)));
 
@@ -173,6 +233,7 @@ pub async fn run(
     };
     info!("stopping");
     reading.abort();
+    watching.abort();
     // Functions first: their sessions end with them, and tor carries what they still have to say.
     node.stop().await;
     while serving.join_next().await.is_some() {}
@@ -181,6 +242,16 @@ pub async fn run(
         let _ = publishing.await;
     }
     operating.abort();
+    drop(opening);
+    if let Some(directory) = &node.config().conclave.directory {
+        for (path, _) in conclave::sockets(directory) {
+            let _ = fs::remove_file(path);
+        }
+        if let Some(stapling) = stapling {
+            stapling.abort();
+            let _ = fs::remove_file(directory.join(conclave::COLLATERAL_SOCKET));
+        }
+    }
     for socket in ["operator.sock", "onion.sock"] {
         let _ = fs::remove_file(state.join(socket));
     }

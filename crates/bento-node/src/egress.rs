@@ -5,6 +5,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -20,7 +21,7 @@ use tokio::{
     time::timeout,
 };
 
-use bento_proto::{Egress as Kind, Grant, Refusal, address::is_private};
+use bento_proto::{Egress as Kind, Grant, Policy, Refusal, address::is_private};
 use bento_tor::{Isolation, Socks, SocksError};
 
 use crate::link::{CallError, CallErrorKind};
@@ -34,15 +35,56 @@ const ADDRESSES_MAX: usize = 4;
 /// Longest wait for one address of several, so that a dead first one leaves time for the second.
 const ADDRESS_DEADLINE: Duration = Duration::from_secs(15);
 
+/// Where a conclave's host listens for what is to go through Tor, in the directory that both have,
+pub const TOR_SOCKET: &str = "tor.sock";
+
+/// and for what is to leave from its own address.
+pub const DIRECT_SOCKET: &str = "direct.sock";
+
 /// A stream to elsewhere.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
+/// Who says where a connection may go.
+#[derive(Clone, Copy, Debug)]
+pub enum Permit<'a> {
+    /// A function's grant.
+    Grant(&'a Grant),
+    /// What this node offers at all: for the conclave beside it, whose grants it does not see.
+    Offers(&'a Policy),
+}
+
+impl Permit<'_> {
+    fn port(self, port: u16) -> Result<(), Refusal> {
+        match self {
+            Self::Grant(grant) => grant.permits_port(port),
+            Self::Offers(policy) if policy.offers.connect.may_accept_port(port) => Ok(()),
+            Self::Offers(_) => Err(Refusal::Destination { port }),
+        }
+    }
+
+    fn destination(self, address: IpAddr, port: u16) -> Result<(), Refusal> {
+        match self {
+            Self::Grant(grant) => grant.permits_destination(address, port),
+            Self::Offers(policy) if policy.offers.connect.accepts(address, port) => Ok(()),
+            Self::Offers(_) => Err(Refusal::Destination { port }),
+        }
+    }
+}
+
+/// How a connection leaves that does not go through Tor.
+enum Direct {
+    /// From this machine.
+    Machine(Box<TokioResolver>),
+    /// By the host of this conclave, at a SOCKS port of its own.
+    Host(Socks),
+}
+
 /// The ways out of this node.
 pub struct Egress {
     tor: Option<Arc<dyn Fn() -> Option<Socks> + Send + Sync>>,
-    resolver: TokioResolver,
+    direct: Direct,
     deadline: Duration,
 }
 
@@ -81,7 +123,21 @@ impl Egress {
         // One cache for all functions would tell one, by the time of an answer, what another has looked up.
         options.cache_size = 0;
         options.use_hosts_file = hickory_resolver::config::ResolveHosts::Never;
-        Ok(Self { tor, resolver: builder.build()?, deadline })
+        Ok(Self { tor, direct: Direct::Machine(Box::new(builder.build()?)), deadline })
+    }
+
+    /// For a conclave: its host opens every stream, at two SOCKS ports in this directory. What leaves is checked here first, and by the host as well.
+    pub fn through_host(directory: &Path, deadline: Duration) -> Self {
+        let tor = Socks::unix(directory.join(TOR_SOCKET));
+        Self { tor: Some(Arc::new(move || Some(tor.clone()))), direct: Direct::Host(Socks::unix(directory.join(DIRECT_SOCKET))), deadline }
+    }
+
+    /// How nodes on this machine are reached, where that is not by a connection from here.
+    pub(crate) fn near(&self) -> Option<Socks> {
+        match &self.direct {
+            Direct::Machine(_) => None,
+            Direct::Host(socks) => Some(socks.clone()),
+        }
     }
 
     /// The SOCKS port of the node's Tor, while it runs.
@@ -100,82 +156,142 @@ impl Egress {
         grant: &Grant,
         isolation: &Isolation,
     ) -> Result<(Box<dyn Stream>, IpAddr), CallError> {
-        let refused = |refusal: bento_proto::Refusal| CallError::new(CallErrorKind::Refused, refusal.to_string());
-        grant.permits_port(port).map_err(refused)?;
+        let way = grant.egress().ok_or_else(|| CallError::new(CallErrorKind::Refused, "this node lets functions connect nowhere"))?;
+        self.leave(way, host, port, Permit::Grant(grant), isolation).await
+    }
+
+    /// Connects that way, if it is permitted.
+    ///
+    /// # Errors
+    /// In the words of the function API.
+    pub async fn leave(
+        &self,
+        way: Kind,
+        host: &str,
+        port: u16,
+        permit: Permit<'_>,
+        isolation: &Isolation,
+    ) -> Result<(Box<dyn Stream>, IpAddr), CallError> {
+        permit.port(port).map_err(|refusal| refused(&refusal))?;
         let literal: Option<IpAddr> = host.parse().ok();
         match literal {
-            Some(address) => grant.permits_destination(address, port).map_err(refused)?,
+            Some(address) => permit.destination(address, port).map_err(|refusal| refused(&refusal))?,
             None => check_name(host)?,
         }
         let connecting = async {
-            match grant.egress() {
-                Some(Kind::Tor) => self.through_tor(host, literal, port, grant, isolation).await,
-                Some(_) => self.direct(host, literal, port, grant).await,
-                None => Err(CallError::new(CallErrorKind::Refused, "this node lets functions connect nowhere")),
+            match way {
+                Kind::Tor => {
+                    let socks = self
+                        .socks()
+                        .ok_or_else(|| CallError::new(CallErrorKind::Unreachable, "the node's Tor is not running at the moment"))?;
+                    self.by_socks(&socks, (host, literal, port), permit, isolation).await
+                }
+                _ => match &self.direct {
+                    Direct::Machine(resolver) => direct(resolver, (host, literal, port), permit).await,
+                    Direct::Host(socks) => self.by_socks(socks, (host, literal, port), permit, isolation).await,
+                },
             }
         };
-        timeout(self.deadline, connecting)
-            .await
-            .unwrap_or_else(|_| Err(CallError::new(CallErrorKind::Timeout, "no connection within the node's time")))
+        timeout(self.deadline, connecting).await.unwrap_or_else(|_| Err(late()))
     }
 
-    async fn direct(&self, host: &str, literal: Option<IpAddr>, port: u16, grant: &Grant) -> Result<(Box<dyn Stream>, IpAddr), CallError> {
-        let addresses: Vec<IpAddr> = match literal {
-            Some(address) => vec![address],
-            // The trailing dot makes the name absolute.
-            None => match self.resolver.lookup_ip(format!("{}.", host.trim_end_matches('.'))).await {
-                Ok(found) => found.iter().collect(),
-                Err(error) if error.is_no_records_found() => return Err(CallError::new(CallErrorKind::Resolve, "there is no such name")),
-                Err(_) => return Err(CallError::new(CallErrorKind::Resolve, "the name could not be resolved")),
-            },
+    /// The address of a name, as it is found out where connections leave that way.
+    ///
+    /// # Errors
+    /// In the words of the function API.
+    pub async fn resolve(&self, way: Kind, name: &str, isolation: &Isolation) -> Result<IpAddr, CallError> {
+        check_name(name)?;
+        let resolving = async {
+            match (way, &self.direct) {
+                (Kind::Tor, _) => {
+                    let down = || CallError::new(CallErrorKind::Unreachable, "the node's Tor is not running at the moment");
+                    found(&self.socks().ok_or_else(down)?, name, isolation, self.deadline).await
+                }
+                (_, Direct::Host(socks)) => found(socks, name, isolation, self.deadline).await,
+                (_, Direct::Machine(resolver)) => {
+                    let addresses = addresses(resolver, name).await?;
+                    addresses.first().copied().ok_or_else(|| CallError::new(CallErrorKind::Resolve, "the name has no address"))
+                }
+            }
         };
-        let mut last = CallError::new(CallErrorKind::Resolve, "the name has no address");
-        for address in addresses.into_iter().map(|address| address.to_canonical()).take(ADDRESSES_MAX) {
-            if let Err(refusal) = grant.permits_destination(address, port) {
-                last = CallError::new(CallErrorKind::Refused, refusal.to_string());
-                continue;
-            }
-            match timeout(ADDRESS_DEADLINE, TcpStream::connect((address, port))).await {
-                // The node's own public address, which no rule names: Tor's exits reject theirs as well (tor's manual, ExitPolicyRejectPrivate).
-                Ok(Ok(stream)) if !is_private(address) && stream.local_addr().is_ok_and(|own| own.ip().to_canonical() == address) => {
-                    last = CallError::new(CallErrorKind::Refused, Refusal::Destination { port }.to_string());
-                }
-                Ok(Ok(stream)) => {
-                    // Functions write in pieces of their own choice; waiting to join them only delays.
-                    let _ = stream.set_nodelay(true);
-                    return Ok((Box::new(stream), address));
-                }
-                Ok(Err(error)) => last = CallError::new(CallErrorKind::Unreachable, plain(&error)),
-                Err(_) => last = CallError::new(CallErrorKind::Timeout, "the host does not answer"),
-            }
-        }
-        Err(last)
+        timeout(self.deadline, resolving).await.unwrap_or_else(|_| Err(late()))
     }
 
-    async fn through_tor(
+    async fn by_socks(
         &self,
-        host: &str,
-        literal: Option<IpAddr>,
-        port: u16,
-        grant: &Grant,
+        socks: &Socks,
+        (host, literal, port): (&str, Option<IpAddr>, u16),
+        permit: Permit<'_>,
         isolation: &Isolation,
     ) -> Result<(Box<dyn Stream>, IpAddr), CallError> {
-        let socks =
-            self.socks().ok_or_else(|| CallError::new(CallErrorKind::Unreachable, "the node's Tor is not running at the moment"))?;
         let address = match literal {
             Some(address) => address,
             None => {
-                let found = socks.resolve(host, isolation, self.deadline).await.map_err(|error| match error {
-                    SocksError::HostUnreachable => CallError::new(CallErrorKind::Resolve, "there is no such name"),
-                    error => by_tor(&error),
-                })?;
-                grant.permits_destination(found, port).map_err(|refusal| CallError::new(CallErrorKind::Refused, refusal.to_string()))?;
+                let found = found(socks, host, isolation, self.deadline).await?;
+                permit.destination(found, port).map_err(|refusal| refused(&refusal))?;
                 found
             }
         };
         let stream = socks.connect(&address.to_string(), port, isolation, self.deadline).await.map_err(|error| by_tor(&error))?;
         Ok((Box::new(stream), address))
     }
+}
+
+fn refused(refusal: &Refusal) -> CallError {
+    CallError::new(CallErrorKind::Refused, refusal.to_string())
+}
+
+fn late() -> CallError {
+    CallError::new(CallErrorKind::Timeout, "no connection within the node's time")
+}
+
+async fn found(socks: &Socks, name: &str, isolation: &Isolation, deadline: Duration) -> Result<IpAddr, CallError> {
+    socks.resolve(name, isolation, deadline).await.map_err(|error| match error {
+        SocksError::HostUnreachable => CallError::new(CallErrorKind::Resolve, "there is no such name"),
+        error => by_tor(&error),
+    })
+}
+
+/// All addresses that a name has, as far as they are tried.
+async fn addresses(resolver: &TokioResolver, name: &str) -> Result<Vec<IpAddr>, CallError> {
+    // The trailing dot makes the name absolute.
+    match resolver.lookup_ip(format!("{}.", name.trim_end_matches('.'))).await {
+        Ok(found) => Ok(found.iter().map(|address| address.to_canonical()).take(ADDRESSES_MAX).collect()),
+        Err(error) if error.is_no_records_found() => Err(CallError::new(CallErrorKind::Resolve, "there is no such name")),
+        Err(_) => Err(CallError::new(CallErrorKind::Resolve, "the name could not be resolved")),
+    }
+}
+
+async fn direct(
+    resolver: &TokioResolver,
+    (host, literal, port): (&str, Option<IpAddr>, u16),
+    permit: Permit<'_>,
+) -> Result<(Box<dyn Stream>, IpAddr), CallError> {
+    let addresses = match literal {
+        Some(address) => vec![address.to_canonical()],
+        None => addresses(resolver, host).await?,
+    };
+    let mut last = CallError::new(CallErrorKind::Resolve, "the name has no address");
+    for address in addresses {
+        if let Err(refusal) = permit.destination(address, port) {
+            last = refused(&refusal);
+            continue;
+        }
+        match timeout(ADDRESS_DEADLINE, TcpStream::connect((address, port))).await {
+            // The node's own public address, which no rule names: Tor's exits reject theirs as well (tor's manual, ExitPolicyRejectPrivate).
+            Ok(Ok(stream)) if !is_private(address) && stream.local_addr().is_ok_and(|own| own.ip().to_canonical() == address) => {
+                last = refused(&Refusal::Destination { port });
+            }
+            Ok(Ok(stream)) => {
+                // Functions write in pieces of their own choice; waiting to join them only delays.
+                let _ = stream.set_nodelay(true);
+                return Ok((Box::new(stream), address));
+            }
+            Ok(Err(error)) => last = CallError::new(CallErrorKind::Unreachable, plain(&error)),
+            Err(_) => last = CallError::new(CallErrorKind::Timeout, "the host does not answer"),
+        }
+    }
+    Err(last)
 }
 
 pub(crate) fn check_name(host: &str) -> Result<(), CallError> {

@@ -25,7 +25,7 @@ use serde_json::json;
 
 use crate::{archive::Archive, node::Node, process::StartError, said::say};
 
-pub use session::{Listener, operator, serve};
+pub use session::{Door, Listener, Opening, Stream, operator, serve};
 
 const INVOCATION_DIGEST: HeaderName = HeaderName::from_static("bento-invocation-digest");
 const SHUTDOWN_DIGEST: HeaderName = HeaderName::from_static("bento-shutdown-digest");

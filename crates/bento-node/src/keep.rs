@@ -108,6 +108,14 @@ impl Keep {
         }
     }
 
+    /// How often what it keeps was changed. What never kept anything has no store.
+    ///
+    /// # Errors
+    /// As [`Keep::vault`].
+    pub async fn changes(self: &Arc<Self>, key: &SealKey) -> Result<u64, StoreError> {
+        Ok(self.vault(Some(key)).await?.changes())
+    }
+
     /// Writes down what it has used so far, if it is kept.
     ///
     /// # Errors

@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    io::IsTerminal,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -12,12 +11,6 @@ use clap::{Parser, Subcommand};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::{
-    Layer,
-    filter::{FilterExt, filter_fn},
-    layer::SubscriberExt,
-    util::SubscriberInitExt,
-};
 
 use bento_node::{
     cgroup::Groups,
@@ -26,6 +19,7 @@ use bento_node::{
     daemon, image,
     node::NodeStatus,
     policy::{self, chain},
+    program::{log, raise_descriptors},
 };
 use bento_proto::Policy;
 
@@ -68,11 +62,7 @@ type Said = (String, &'static str);
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let log = tracing_subscriber::EnvFilter::try_from_env("BENTOD_LOG").unwrap_or_else(|_| "info".into());
-    // Libraries log what they work on, a resolver the names that functions ask for: whatever level is chosen, only our own words are logged.
-    let ours = filter_fn(|metadata| metadata.target().starts_with("bento"));
-    let out = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).with_target(false);
-    tracing_subscriber::registry().with(out.with_filter(log.and(ours))).init();
+    log("BENTOD_LOG");
     let done = match arguments.command {
         Command::Run => run(arguments.config).await,
         Command::Check { explain: Some(manifest), json } => explain(arguments.config, manifest, json).await,
@@ -133,15 +123,6 @@ async fn run(path: PathBuf) -> Result<(), Said> {
         }
     };
     daemon::run(path, config, policy, hangup, stop).await.map_err(|error| (chain(&error), HINT_CHECK))
-}
-
-/// Raises the soft limit of descriptors to the hard one: a session, a stream and a jail take some each, and the usual 1,024 are soon gone.
-fn raise_descriptors() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).is_err() {
-        tracing::warn!("the limit of open descriptors could not be raised");
-    }
 }
 
 #[expect(clippy::print_stdout, reason = "this is what the operator asked to see")]
@@ -247,6 +228,10 @@ async fn status(path: PathBuf) -> Result<(), Said> {
     println!("installs     {} of at most {} in 24 hours", status.functions_today, status.functions_per_day);
     println!("jails ready  {}", status.ready);
     println!("sessions     {}", status.sessions);
+    if let Some(conclave) = &status.conclave {
+        let kind = conclave.kind.as_deref().unwrap_or("it does not answer");
+        println!("conclave     {kind}; {} sessions, {} streams, {} in all", conclave.sessions, conclave.streams, conclave.bytes);
+    }
     println!("connections  {}", status.connections);
     Ok(())
 }

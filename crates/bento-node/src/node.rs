@@ -7,7 +7,7 @@ mod tests;
 use std::{
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError, RwLock, Weak,
+        Arc, Mutex, OnceLock, PoisonError, RwLock, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -29,6 +29,7 @@ use crate::{
     archive::{Archive, Room},
     broker,
     cgroup::Groups,
+    conclave::{Conclave, ConclaveStatus},
     config::Config,
     container::{Container, Host, Made, Room as Taken},
     egress::Egress,
@@ -68,8 +69,11 @@ pub struct Node {
     /// Held while a function is written down: two requests for the same one make one.
     installing: tokio::sync::Mutex<()>,
     runs: Mutex<Vec<Weak<Container>>>,
+    conclave: Option<Conclave>,
     isolations: AtomicU64,
     onion: Mutex<Option<String>>,
+    /// Where it is on this machine, if it has no onion service.
+    near: OnceLock<String>,
     /// How often the onion service was published again because nobody could reach it.
     pub(crate) published_again: AtomicU64,
     /// Functions that wait until it is known what time it is.
@@ -116,6 +120,9 @@ pub struct NodeStatus {
     /// Functions that seem to be past their end by a clock that is not believed yet.
     #[serde(default)]
     pub seem_over: usize,
+    /// The conclave beside it.
+    #[serde(default)]
+    pub conclave: Option<ConclaveStatus>,
 }
 
 /// What a change of policy means for the functions that are here. They keep what they were granted.
@@ -172,6 +179,7 @@ impl Node {
             }),
             storage: Arc::new(Semaphore::new(units(config.limits.storage).min(Semaphore::MAX_PERMITS as u64) as usize)),
             installing: tokio::sync::Mutex::default(),
+            conclave: config.conclave.directory.clone().map(Conclave::new),
             config,
             policy: RwLock::new(Arc::new(policy)),
             images,
@@ -179,6 +187,7 @@ impl Node {
             runs: Mutex::default(),
             isolations: AtomicU64::new(0),
             onion: Mutex::default(),
+            near: OnceLock::new(),
             published_again: AtomicU64::new(0),
             seem_over: AtomicUsize::new(0),
             stopping: CancellationToken::new(),
@@ -231,6 +240,32 @@ impl Node {
         meant
     }
 
+    /// The conclave beside it, if there is one.
+    pub fn conclave(&self) -> Option<&Conclave> {
+        self.conclave.as_ref()
+    }
+
+    /// The ways out of it.
+    pub fn egress(&self) -> &Egress {
+        &self.host.egress
+    }
+
+    /// Room for streams to elsewhere.
+    pub fn connections(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.host.connections)
+    }
+
+    /// What clients know it by, and what a conclave's evidence says: the key of its onion service, or its place on this machine where it has none.
+    pub fn identity(&self) -> Option<Vec<u8>> {
+        let onion = self.onion.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        onion.or_else(|| self.near.get().cloned())?.parse::<bento::NodeAddress>().ok().map(|address| address.identity())
+    }
+
+    /// Says that it has no onion service, and where it is on this machine.
+    pub fn is_near(&self, place: String) {
+        let _ = self.near.set(place);
+    }
+
     /// Where functions are written down.
     pub fn registry(&self) -> Registry {
         self.host.registry.clone()
@@ -254,10 +289,16 @@ impl Node {
             name: self.config.name.clone(),
             contact: self.config.contact.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
-            tee: "none".into(),
+            tee: self.tee(),
             images: offered.map(|(name, image)| (name.clone(), image.packages.clone())).collect(),
             policy: Policy::clone(&policy),
         }
+    }
+
+    /// What protects functions from this node: the conclave beside it, or the one that this runs in.
+    fn tee(&self) -> String {
+        let beside = || self.conclave.as_ref().and_then(Conclave::kind);
+        self.config.inside.clone().or_else(beside).unwrap_or_else(|| "none".into())
     }
 
     /// The memory for bundles that are coming.
@@ -285,6 +326,7 @@ impl Node {
                 (units(self.config.limits.storage) - self.storage.available_permits() as u64).saturating_mul(STORAGE_UNIT),
             ),
             seem_over: self.seem_over.load(Ordering::Relaxed),
+            conclave: self.conclave.as_ref().map(Conclave::status),
         }
     }
 

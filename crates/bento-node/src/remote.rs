@@ -20,7 +20,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
 };
 
-use bento::{Bounds, Client, ClientError, NodeAddress};
+use bento::{Bounds, Client, ClientError, Demand, NodeAddress};
 use bento_proto::{Digest, Span};
 use bento_tor::SocksError;
 
@@ -232,11 +232,14 @@ async fn shutdown(container: &Container, call: &Call) -> Result<Value, CallError
     struct Order {
         node: String,
         shutdown: String,
+        conclave: Option<String>,
     }
-    let Order { node, shutdown } = call.arguments("nodes.shutdown takes `node`, an address, and `shutdown`, a token")?;
+    let takes = "nodes.shutdown takes `node`, an address, `shutdown`, a token, and, if wanted, `conclave`, a demand";
+    let Order { node, shutdown, conclave } = call.arguments(takes)?;
     let node = address(container, &node)?;
+    let demand = demand(container, &node, conclave.as_deref())?;
     let token: bento_proto::ShutdownToken = shutdown.parse().map_err(bad_call)?;
-    let client = client(container).await?;
+    let client = client(container, demand).await?;
     match client.shutdown(&node, &token).await {
         Ok(()) => {
             container.elsewhere.ended(&node, token.digest());
@@ -255,18 +258,36 @@ async fn shutdown(container: &Container, call: &Call) -> Result<Value, CallError
 /// A node's address that a function may go to.
 fn address(container: &Container, text: &str) -> Result<NodeAddress, CallError> {
     let address: NodeAddress = text.parse().map_err(bad_call)?;
-    if address.loopback().is_some() && !container.node.nodes.iter().any(|known| known.address == address) {
+    if address.loopback().is_some() && !container.node.nodes.iter().any(|known| known.address.authority() == address.authority()) {
         let text = "an address on the node's own machine can be reached only if its operator lists it under `nodes`";
         return Err(CallError::new(CallErrorKind::Refused, text));
     }
     Ok(address)
 }
 
+/// Which conclaves the function's client accepts, where the function goes to one. Only what runs in a conclave itself can judge: whoever sees and changes
+/// what a function does need not be asked to keep others from it.
+fn demand(container: &Container, node: &NodeAddress, text: Option<&str>) -> Result<Option<Demand>, CallError> {
+    let denied = |text: &str| Err(CallError::new(CallErrorKind::Refused, text));
+    match text {
+        None if node.is_conclave() => denied("to reach a conclave, `conclave` must say which are accepted"),
+        Some(_) if !node.is_conclave() => denied("with `conclave`, the address must be a conclave's: `/conclave` behind it"),
+        Some(_) if container.node.egress.near().is_none() => denied("this node runs in no conclave, so it judges none for others"),
+        text => text.map(Demand::parse).transpose().map_err(|error| trouble(&error)),
+    }
+}
+
 /// A client for one request of this function. That it is asked counts as traffic, also when nothing comes of it.
-async fn client(container: &Container) -> Result<Client, CallError> {
+async fn client(container: &Container, demand: Option<Demand>) -> Result<Client, CallError> {
     container.meter.pass(Way::Sent, TRY_BYTES).await.map_err(|_| used_up())?;
     let idle = container.node.limits.idle.duration().mul_f32(PATIENCE);
-    let client = container.node.egress.socks().map_or_else(Client::direct, Client::over);
+    let mut client = container.node.egress.socks().map_or_else(Client::direct, Client::over);
+    if let Some(near) = container.node.egress.near() {
+        client = client.near(near);
+    }
+    if let Some(demand) = demand {
+        client = client.demanding(demand);
+    }
     let bounds = Bounds { answer: idle, idle, ..Bounds::default() };
     Ok(client.with_bounds(bounds).owned_by(container.isolation.clone()).through(container.depth.saturating_add(1)))
 }
@@ -309,6 +330,7 @@ fn trouble(error: &ClientError) -> CallError {
         ClientError::Late { .. } | ClientError::Tor(SocksError::TimedOut | SocksError::Deadline(_)) => CallErrorKind::Timeout,
         ClientError::NoTor | ClientError::Tor(_) | ClientError::NotThere(_) => CallErrorKind::Unreachable,
         ClientError::Request(_) => CallErrorKind::BadCall,
+        ClientError::Evidence { .. } => CallErrorKind::Refused,
         _ => CallErrorKind::Failed,
     };
     CallError::new(kind, error.to_string())

@@ -95,12 +95,12 @@ fn load(config: &str, text: &str) -> Result<(Config, PolicyFile), String> {
 fn every_key_of_the_configuration_is_there() {
     let shown = shown("bentod.toml");
     // `images` comes as tables of its own.
-    let tables: BTreeSet<String> = ["images", "limits", "relay", "tor"].map(str::to_owned).into();
+    let tables: BTreeSet<String> = ["conclave", "images", "limits", "relay", "tor"].map(str::to_owned).into();
     let mut top = keys_shown(&shown, "");
     top.extend(tables);
     let error = |text: &str| load(text, "[offers]\n").unwrap_err();
     assert_eq!(top, keys("", error));
-    for table in ["tor", "relay", "limits", "images.python3"] {
+    for table in ["tor", "relay", "conclave", "limits", "images.python3"] {
         assert_eq!(keys_shown(&shown, table), keys(table, |text| error(&format!("name = \"n\"\nstate = \"s\"\n{text}"))), "{table}");
     }
 }

@@ -48,6 +48,9 @@ pub struct FunctionStatus {
     /// What it keeps in the node's store, as its grant counts it.
     #[serde(default)]
     pub storage_used: Size,
+    /// How often what it keeps was changed since it was installed. It never goes back; a client that remembers it notices an earlier state.
+    #[serde(default)]
+    pub changes: u64,
     /// What it was granted.
     pub granted: Granted,
     /// The last lines it logged, for its own client.

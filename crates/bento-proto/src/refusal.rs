@@ -34,6 +34,16 @@ pub enum Refusal {
     /// Another function was installed with this token.
     #[error("a different function is installed under one of these tokens")]
     TokenInUse,
+    /// What it stores is older than what its client has seen: somebody put an earlier state in its place.
+    #[error(
+        "what the function stores was changed {seen} times when its client saw it last, and {has} times now: an earlier state was put in its place"
+    )]
+    RolledBack {
+        /// What the client saw.
+        seen: u64,
+        /// What is there.
+        has: u64,
+    },
     /// The function has no such method.
     #[error("the function has no method `{method}`; it has {methods}")]
     UnknownMethod {
@@ -157,6 +167,7 @@ impl Refusal {
             Self::BadToken(_) => "bad-token",
             Self::NoToken => "no-token",
             Self::TokenInUse => "token-in-use",
+            Self::RolledBack { .. } => "rolled-back",
             Self::UnknownMethod { .. } => "unknown-method",
             Self::Busy { .. } | Self::BusyToday { .. } => "busy",
             Self::DiskFull => "full",
@@ -179,7 +190,7 @@ impl Refusal {
                 403
             }
             Self::UnknownToken | Self::BadToken(_) | Self::NoToken => 401,
-            Self::TokenInUse | Self::Sealed => 409,
+            Self::TokenInUse | Self::RolledBack { .. } | Self::Sealed => 409,
             Self::UnknownMethod { .. } => 404,
             Self::Busy { .. } | Self::BusyToday { .. } => 429,
             Self::BadBundle(_) | Self::Unloadable { .. } => 422,

@@ -1,6 +1,7 @@
 //! Where a node is: an onion service, or this very machine.
 //!
-//! Nothing else is taken. A name that DNS would resolve, or an address elsewhere, would be reached outside Tor.
+//! Nothing else is taken. A name that DNS would resolve, or an address elsewhere, would be reached outside Tor. With `/conclave` behind it, it is the
+//! conclave there, and nothing is ever said to the node itself: who keeps such an address keeps that as well.
 
 use std::{fmt, net::SocketAddr, str::FromStr};
 
@@ -14,9 +15,18 @@ const PORT: u16 = 80;
 /// Letters of a version 3 onion service address: 35 bytes in base32.
 const LETTERS: usize = 56;
 
+/// Bytes of its key.
+const KEY_BYTES: usize = 32;
+
 /// A node's address.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct NodeAddress(Place);
+pub struct NodeAddress {
+    place: Place,
+    conclave: bool,
+}
+
+/// Behind the address of a node's conclave.
+const CONCLAVE: &str = "/conclave";
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 enum Place {
@@ -62,18 +72,48 @@ pub enum AddressError {
 impl NodeAddress {
     /// Host and port of its onion service, when it is one.
     pub fn onion(&self) -> Option<(&str, u16)> {
-        match &self.0 {
+        match &self.place {
             Place::Onion { host, port } => Some((host, *port)),
             Place::Loopback(_) => None,
         }
     }
 
+    /// What names it in a conclave's evidence: the key of its onion service, or its place on this machine.
+    pub fn identity(&self) -> Vec<u8> {
+        match &self.place {
+            Place::Onion { host, .. } => {
+                let letters = host.get(..LETTERS).unwrap_or_default().to_ascii_uppercase();
+                let mut bytes = BASE32_NOPAD.decode(letters.as_bytes()).unwrap_or_default();
+                // Behind the key are a checksum and the version.
+                bytes.truncate(KEY_BYTES);
+                bytes
+            }
+            Place::Loopback(address) => address.to_string().into_bytes(),
+        }
+    }
+
     /// Its address on this machine, when it is here.
     pub fn loopback(&self) -> Option<SocketAddr> {
-        match self.0 {
+        match self.place {
             Place::Onion { .. } => None,
             Place::Loopback(address) => Some(address),
         }
+    }
+
+    /// Is it the conclave there, and never the node itself?
+    pub fn is_conclave(&self) -> bool {
+        self.conclave
+    }
+
+    /// The conclave there.
+    #[must_use]
+    pub fn in_conclave(&self) -> Self {
+        Self { conclave: true, ..self.clone() }
+    }
+
+    /// The address without a word of a conclave, as HTTP and links have it.
+    pub fn authority(&self) -> String {
+        self.place.to_string()
     }
 }
 
@@ -109,10 +149,21 @@ impl FromStr for NodeAddress {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
+        match text.strip_suffix(CONCLAVE) {
+            Some(place) => Ok(Self { place: place.parse()?, conclave: true }),
+            None => Ok(Self { place: text.parse()?, conclave: false }),
+        }
+    }
+}
+
+impl FromStr for Place {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
         if let Ok(address) = text.parse::<SocketAddr>() {
             return match address.ip().is_loopback() {
                 _ if address.port() == 0 => Err(AddressError::Port),
-                true => Ok(Self(Place::Loopback(address))),
+                true => Ok(Self::Loopback(address)),
                 false => Err(AddressError::NotLoopback),
             };
         }
@@ -128,7 +179,7 @@ impl FromStr for NodeAddress {
             Some(digits) if digits.starts_with('+') => return Err(AddressError::Port),
             Some(digits) => digits.parse().ok().filter(|port| *port != 0).ok_or(AddressError::Port)?,
         };
-        Ok(Self(Place::Onion { host, port }))
+        Ok(Self::Onion { host, port })
     }
 }
 
@@ -140,10 +191,16 @@ impl<'de> Deserialize<'de> for NodeAddress {
 
 impl fmt::Display for NodeAddress {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Place::Onion { host, port: PORT } => out.write_str(host),
-            Place::Onion { host, port } => write!(out, "{host}:{port}"),
-            Place::Loopback(address) => write!(out, "{address}"),
+        write!(out, "{}{}", self.place, if self.conclave { CONCLAVE } else { "" })
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Onion { host, port: PORT } => out.write_str(host),
+            Self::Onion { host, port } => write!(out, "{host}:{port}"),
+            Self::Loopback(address) => write!(out, "{address}"),
         }
     }
 }
@@ -189,6 +246,21 @@ mod tests {
         assert_eq!(read("127.0.0.1:0"), Err(AddressError::Port));
         for other in ["localhost:80", "127.0.0.1", "example.org", "", ".onion", "http://127.0.0.1:80"] {
             assert!(read(other).is_err(), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_conclaves_address_is_its_nodes_and_stays_one() {
+        let (node, conclave) = (read(GOOD).unwrap(), read(&format!("{GOOD}/conclave")).unwrap());
+        assert!(conclave.is_conclave() && !node.is_conclave());
+        assert_ne!(node, conclave);
+        assert_eq!((node.in_conclave(), conclave.authority()), (conclave.clone(), node.to_string()));
+        assert_eq!((conclave.identity(), conclave.identity().len()), (node.identity(), 32));
+        assert_eq!(read("127.0.0.1:8030/conclave").unwrap().identity(), b"127.0.0.1:8030");
+        for wrong in
+            ["/conclave", "127.0.0.1:8030/", "127.0.0.1:8030/conclave/", "127.0.0.1:8030/conclave/conclave", "127.0.0.1:8030/Conclave"]
+        {
+            assert!(read(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -21,12 +21,14 @@ pub struct Call {
     pub output_max: Option<u64>,
     /// When it must be over. A function cannot live longer than its manifest's `lifetime`.
     pub within: Option<Duration>,
+    /// How often what the function keeps was changed when it was last seen: an earlier state is refused.
+    pub seen: Option<u64>,
 }
 
 impl Call {
     /// A call without arguments, input and bounds of its own.
     pub fn new(method: impl Into<String>) -> Self {
-        Self { method: method.into(), arguments: Map::new(), input: Input::Empty, output_max: None, within: None }
+        Self { method: method.into(), arguments: Map::new(), input: Input::Empty, output_max: None, within: None, seen: None }
     }
 
     /// The path's last part.

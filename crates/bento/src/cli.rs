@@ -6,6 +6,7 @@ mod args;
 mod ask;
 mod balance;
 mod browse;
+mod conclave;
 mod context;
 mod cover;
 mod detached;
@@ -64,6 +65,7 @@ pub(crate) fn main() -> ExitCode {
 async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
         Command::Nodes(args) => nodes::run(context, args).await,
+        Command::Verify(args) => conclave::verify(context, args).await,
         Command::Policy(args) => policy::run(context, args).await,
         Command::Install(args) => function::install(context, args).await,
         Command::Invoke(args) => invoke::invoke(context, args).await,

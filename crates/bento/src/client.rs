@@ -27,7 +27,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    Call, ClientError, Input, NodeAddress, Output, Tokens,
+    Attested, Call, ClientError, Demand, Input, NodeAddress, Output, Tokens,
     activity::{Activity, End},
     body::RequestBody,
     error::{self, CONNECTING},
@@ -84,6 +84,9 @@ pub enum Stage {
 #[derive(Clone)]
 pub struct Client {
     socks: Option<Socks>,
+    /// How nodes on this machine are reached, if not by a connection from here.
+    near: Option<Socks>,
+    demand: Option<Arc<Demand>>,
     bounds: Bounds,
     /// Whose streams these are, where one program speaks to nodes for several.
     owner: Option<Isolation>,
@@ -116,7 +119,7 @@ impl Client {
 
     /// A client without Tor: it reaches nodes on this machine only.
     pub fn direct() -> Self {
-        Self { socks: None, bounds: Bounds::default(), owner: None, depth: 0, watch: None }
+        Self { socks: None, near: None, demand: None, bounds: Bounds::default(), owner: None, depth: 0, watch: None }
     }
 
     /// With other bounds.
@@ -133,11 +136,30 @@ impl Client {
         self
     }
 
+    /// A client that reaches nodes on this machine over this as well: it has no network of its own.
+    #[must_use]
+    pub fn near(mut self, socks: Socks) -> Self {
+        self.near = Some(socks);
+        self
+    }
+
+    /// A client that accepts these conclaves. What is addressed to a conclave is said to nobody else.
+    #[must_use]
+    pub fn demanding(mut self, demand: Demand) -> Self {
+        self.demand = Some(Arc::new(demand));
+        self
+    }
+
     /// Installs on behalf of a function: what it installs comes through so many of them.
     #[must_use]
     pub fn through(mut self, depth: u32) -> Self {
         self.depth = depth;
         self
+    }
+
+    /// What it accepts of conclaves, as a function takes it along.
+    pub(crate) fn demand(&self) -> Option<&Demand> {
+        self.demand.as_deref()
     }
 
     /// How long it waits.
@@ -200,6 +222,10 @@ impl Client {
         let request = start(Method::POST, &format!("/v1/invoke/{}", call.method()?), node)
             .header(header::AUTHORIZATION, bearer(&token.reveal())?)
             .header("bento-arguments", call.arguments()?);
+        let request = match call.seen {
+            Some(seen) => request.header("bento-seen", seen),
+            None => request,
+        };
         self.call(request, None, call, node, &function(node, token.digest())).await
     }
 
@@ -299,8 +325,34 @@ impl Client {
         Ok(Answer { response, activity, bounds: self.bounds, end, connection })
     }
 
+    /// What a conclave's evidence says, once it was accepted. Nothing is asked of it.
+    ///
+    /// # Errors
+    /// When the node cannot be reached, has no conclave, or one that is not accepted.
+    pub async fn attest(&self, node: &NodeAddress) -> Result<Attested, ClientError> {
+        let stream = self.reach(node, &alone()?).await?;
+        Ok(self.open(stream, node).await?.1)
+    }
+
+    /// A stream to the node, or the channel in it to its conclave.
     async fn connect(&self, node: &NodeAddress, isolation: &Isolation) -> Result<Box<dyn Stream>, ClientError> {
+        let stream = self.reach(node, isolation).await?;
+        if node.is_conclave() { Ok(self.open(stream, node).await?.0) } else { Ok(stream) }
+    }
+
+    async fn open(&self, stream: Box<dyn Stream>, node: &NodeAddress) -> Result<(Box<dyn Stream>, Attested), ClientError> {
+        let demand = self.demand.as_ref().ok_or(ClientError::NoDemand)?;
+        let late = |_| ClientError::Late { what: CONNECTING, bound: self.bounds.connect };
+        timeout(self.bounds.connect, demand.open(stream, &node.identity())).await.map_err(late)?
+    }
+
+    async fn reach(&self, node: &NodeAddress, isolation: &Isolation) -> Result<Box<dyn Stream>, ClientError> {
         let late = || ClientError::Late { what: CONNECTING, bound: self.bounds.connect };
+        if let (Some(address), Some(near)) = (node.loopback(), &self.near) {
+            self.tell(Stage::Connecting(1));
+            let stream = near.connect(&address.ip().to_string(), address.port(), isolation, self.bounds.connect).await;
+            return Ok(Box::new(stream.map_err(ClientError::Tor)?));
+        }
         if let Some(address) = node.loopback() {
             self.tell(Stage::Connecting(1));
             let stream = timeout(self.bounds.connect, TcpStream::connect(address)).await.map_err(|_| late())?;
@@ -337,12 +389,12 @@ impl Client {
 }
 
 /// What HTTP runs over.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 pub(crate) fn start(method: Method, path: &str, node: &NodeAddress) -> Builder {
-    Request::builder().method(method).uri(path).header(header::HOST, node.to_string())
+    Request::builder().method(method).uri(path).header(header::HOST, node.authority())
 }
 
 pub(crate) fn bearer(token: &str) -> Result<HeaderValue, ClientError> {

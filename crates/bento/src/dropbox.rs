@@ -347,7 +347,7 @@ impl Dropbox {
         }
         let made: Made = self.ask("link", json!({"drop": id.to_string(), "seconds": seconds, "page": page}), Input::Empty).await?;
         // It is put into a text that is shown, and into a path that is asked for.
-        let link = format!("http://{}{}", self.node, made.path).parse::<DropLink>();
+        let link = format!("http://{}{}", self.node.authority(), made.path).parse::<DropLink>();
         link.map(|link| link.path).map_err(|_| ClientError::Violation("its link to the drop is none".into()).into())
     }
 

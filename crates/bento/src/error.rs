@@ -38,6 +38,17 @@ pub enum ClientError {
         /// The bound.
         bound: Duration,
     },
+    /// A conclave is to be spoken to, and nothing says which are accepted.
+    #[error("nothing says which conclaves are accepted")]
+    NoDemand,
+    /// The node has no conclave that is accepted. Nothing was said to it.
+    #[error("the conclave is not accepted: {text}")]
+    Evidence {
+        /// Why.
+        text: String,
+        /// What the person may try.
+        hint: &'static str,
+    },
     /// The stream ended before what was said was whole.
     #[error("the node broke off: {0}")]
     Broken(String),
@@ -72,6 +83,9 @@ impl ClientError {
                 "bad-bundle" => "look at the function's files, then try again",
                 "unloadable" => "look at its code, and whether the node's image has the packages it imports",
                 "token-in-use" => "install it under another name",
+                "rolled-back" => {
+                    "its node's operator put an old copy of the disk back, or somebody did: do not believe what it says; `bento shutdown` ends it"
+                }
                 _ => "look at what the node says; its policy is shown by `bento policy NODE`",
             },
             Self::Ended(Outcome::Killed { bound: Bound::Stop }) => "its node is stopping; try again later, or elsewhere",
@@ -84,6 +98,8 @@ impl ClientError {
             Self::Trouble(_) => "try again later, or another node",
             Self::Late { what: CONNECTING, .. } => "try again; the node may be down, or Tor slow",
             Self::Late { .. } => "try again, or allow more time with `--wait`",
+            Self::NoDemand => "give a list of measurements and its publisher's key: `--measurements FILE --publisher KEY`",
+            Self::Evidence { hint, .. } => hint,
             Self::Broken(_) => "try again; if it stays so, try another node",
             Self::Violation(_) => "look at the address, or try another node",
             Self::Request(_) => "correct it and try again",

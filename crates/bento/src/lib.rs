@@ -10,6 +10,7 @@ mod body;
 mod browse;
 mod call;
 mod client;
+mod conclave;
 mod cover;
 mod detached;
 mod dropbox;
@@ -28,6 +29,9 @@ pub use body::Input;
 pub use browse::{Browse, Kind, Missing, Page, Sizes, SizesError};
 pub use call::Call;
 pub use client::{Bounds, Client, Stage};
+pub use conclave::{Attested, Demand};
+#[cfg(feature = "conclave")]
+pub use conclave::{DemandError, Pinned};
 pub use cover::{Asker, CoverError, CoverPlan, CoverTraffic, Flow, FlowProgress, Pace, PlanError, Reply, Sent, Shape};
 pub use detached::{Fetched, OutputId};
 pub use dropbox::{

@@ -110,7 +110,7 @@ fn the_help_of_every_command() {
     let dropbox = ["dropbox", "dropbox put", "dropbox get", "dropbox list", "dropbox rm"];
     let shard = ["put", "get", "repair", "check", "renew", "list", "rm"].map(|command| format!("shard {command}"));
     let shard = std::iter::once("shard").chain(shard.iter().map(String::as_str));
-    for command in ["nodes", "policy", "install", "invoke", "output", "renew", "run", "status", "shutdown", "browse"]
+    for command in ["nodes", "verify", "policy", "install", "invoke", "output", "renew", "run", "status", "shutdown", "browse"]
         .into_iter()
         .chain(cover)
         .chain(dropbox)

@@ -43,6 +43,19 @@ def test_a_page_is_left_padded_and_sealed(web):
     assert len(sizes) == 1
 
 
+def test_a_page_is_left_in_a_conclave_only_where_that_is_judged(web):
+    web.files["http://x.test/"] = "<p>x"
+    node = FakeNode()
+    api = FakeApi(pack(ROOT / "functions" / "dropbox"), hosts={("x.test", 80): web._serve}, nodes={NODE + "/conclave": node})
+    given = {"url": "http://x.test/", "node": NODE + "/conclave", "invocation": INVOCATION, "shutdown": SHUTDOWN, "drop": DROP, "to": TO, "expires": 3600}
+    with pytest.raises(PermissionError):
+        api.run(browser.leave, **given)
+    assert web.asked == [] and not node.functions
+    api = FakeApi(pack(ROOT / "functions" / "dropbox"), hosts={("x.test", 80): web._serve}, nodes={NODE + "/conclave": node})
+    json.loads(api.run(browser.leave, **given, conclave="which are accepted"))
+    assert node.functions
+
+
 def test_a_page_that_cannot_be_fetched_is_left_as_well(web):
     node = FakeNode()
     left(web, node, url="nowhere://x")

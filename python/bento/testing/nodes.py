@@ -163,18 +163,23 @@ class Composed:
             ended.wait()
             return outcome, None
         if name == "nodes.shutdown":
-            self._reached(arguments["node"]).end(arguments["shutdown"])
+            self._reached(arguments["node"], arguments.get("conclave")).end(arguments["shutdown"])
             return None, None
         raise Failure("bad-call", f"there is no call {name}")
 
-    def _reached(self, address: str) -> FakeNode:
+    def _reached(self, address: str, conclave: str | None = None) -> FakeNode:
+        # As the node has it: who goes to a conclave says which are accepted, and nobody says so of a plain node.
+        if address.endswith("/conclave") != (conclave is not None):
+            raise Failure("refused", "an address with `/conclave` goes with a demand, and no other does")
         node = self._nodes.get(address)
         if node is None or node.down:
             raise Failure("unreachable", f"the node {address} could not be reached")
         return node
 
-    def _install(self, node: str, bytes: int, invocation: str | None = None, shutdown: str | None = None) -> tuple[object, _socket.socket]:
-        found = self._reached(node)
+    def _install(
+        self, node: str, bytes: int, invocation: str | None = None, shutdown: str | None = None, conclave: str | None = None
+    ) -> tuple[object, _socket.socket]:
+        found = self._reached(node, conclave)
         installed = sum(1 for where, token in self._made if token in where.functions)
         if self.installs is not None and installed >= self.installs:
             raise Failure("refused", f"the grant covers {self.installs} functions on other nodes at the same time")
@@ -210,8 +215,8 @@ class Composed:
             raise Failure("unreachable", "the connection to the node broke")
         return {"invocation": made.invocation, "shutdown": made.shutdown, "status": {"name": made.manifest["name"]}}
 
-    def _invoke(self, node: str, invocation: str, method: str, arguments: dict, detach: str | None) -> tuple[object, _socket.socket]:
-        found = self._reached(node)
+    def _invoke(self, node: str, invocation: str, method: str, arguments: dict, detach: str | None, conclave: str | None = None) -> tuple[object, _socket.socket]:
+        found = self._reached(node, conclave)
         number = next(_numbers)
         outcome: dict = {}
         ended = threading.Event()

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
     // Not seen passing one after the other yet: only where they are asked for.
     if std::env::var_os("BENTO_NETWORK_ALL").is_some() {
         for more in [
+            cases::conclaves::CASES,
             cases::cover::CASES,
             cases::shards::CASES,
             cases::broker::CASES,

@@ -28,8 +28,8 @@ const AMD: [(Product, &[u8]); 3] = [
 /// Whom evidence of an assurance goes back to.
 #[derive(Clone, Debug)]
 pub struct Roots<A> {
-    /// DER.
-    dcap: Option<Vec<u8>>,
+    /// DER. Intel has one; each simulator has its own.
+    dcap: Vec<Vec<u8>>,
     snp: Vec<(Product, Vec<u8>)>,
     assurance: PhantomData<A>,
 }
@@ -101,7 +101,7 @@ impl Roots<Hardware> {
     /// The roots of Intel and AMD.
     pub fn production() -> Self {
         Self {
-            dcap: Some(dcap::INTEL_ROOT.to_vec()),
+            dcap: vec![dcap::INTEL_ROOT.to_vec()],
             snp: AMD.iter().map(|(product, root)| (*product, root.to_vec())).collect(),
             assurance: PhantomData,
         }
@@ -115,7 +115,7 @@ impl Roots<Simulated> {
     /// # Errors
     /// One is no certificate, or not named as a development root.
     pub fn development(roots: &[&[u8]]) -> Result<Self, Refused> {
-        let mut new = Self { dcap: None, snp: Vec::new(), assurance: PhantomData };
+        let mut new = Self { dcap: Vec::new(), snp: Vec::new(), assurance: PhantomData };
         for root in roots {
             let certificate = Certificate::parse(root).map_err(|_| Refused::Root("it is no certificate"))?;
             if !certificate.subject_name().is_some_and(|name| name.starts_with(DEVELOPMENT_ROOT_PREFIX)) {
@@ -124,7 +124,7 @@ impl Roots<Simulated> {
             if certificate.is_rsa() {
                 new.snp.push((Product::Milan, root.to_vec()));
             } else {
-                new.dcap = Some(root.to_vec());
+                new.dcap.push(root.to_vec());
             }
         }
         Ok(new)
@@ -172,8 +172,19 @@ impl<A: Assurance> Roots<A> {
         }
         let found = match (format, collateral) {
             (Format::Sgx | Format::Tdx, Collateral::Dcap(collateral)) => {
-                let root = self.dcap.as_deref().ok_or(Refused::NoRoot(kind))?;
-                dcap::appraise(root, format, report, collateral, policy, now)?
+                // Of several, that a chain does not go back to one says less than what is wrong with the other's.
+                let mut refused = Refused::NoRoot(kind);
+                let mut appraise = |root: &Vec<u8>| match dcap::appraise(root, format, report, collateral, policy, now) {
+                    Ok(found) => Some(found),
+                    Err(error) => {
+                        if matches!(refused, Refused::NoRoot(_) | Refused::Chain(_)) {
+                            refused = error;
+                        }
+                        None
+                    }
+                };
+                let found = self.dcap.iter().find_map(&mut appraise);
+                found.ok_or(refused)?
             }
             (Format::Snp, Collateral::Snp(collateral)) => {
                 if self.snp.is_empty() {

@@ -1,8 +1,9 @@
 //! The SOCKS port of a function's Tor: SOCKS 5 with CONNECT (RFC 1928), and user and password to keep streams apart (RFC 1929).
 //!
 //! It is what scripts open their streams with. Each becomes a stream of the function's view, which waits for ATTACHSTREAM if the function said so.
+//! A conclave asks its host for streams in the same words, and for addresses as well (Tor's RESOLVE).
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -13,7 +14,7 @@ use crate::link::CallErrorKind;
 pub struct Wanted {
     /// A name or an address.
     pub host: String,
-    /// A port.
+    /// A port; none where only the address is asked for.
     pub port: u16,
     /// User and password: streams of others share no circuit with it.
     pub isolation: Option<(Vec<u8>, Vec<u8>)>,
@@ -48,8 +49,20 @@ impl From<CallErrorKind> for Answer {
     }
 }
 
+/// Tor's own command: which address does this name have?
+const RESOLVE: u8 = 0xf0;
+
 /// Reads what a client asks for, and answers what can be answered before. Nothing, when it is none of what there is.
 pub async fn wanted(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> std::io::Result<Option<Wanted>> {
+    read_wanted(stream, false).await
+}
+
+/// The same where addresses can be asked for too: those come with port 0.
+pub async fn wanted_or_asked(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> std::io::Result<Option<Wanted>> {
+    read_wanted(stream, true).await
+}
+
+async fn read_wanted(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), resolves: bool) -> std::io::Result<Option<Wanted>> {
     let [version, methods] = read(stream).await?;
     let mut offered = vec![0; usize::from(methods)];
     stream.read_exact(&mut offered).await?;
@@ -74,13 +87,14 @@ pub async fn wanted(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> std::
         3 => String::from_utf8(counted(stream).await?).ok(),
         _ => None,
     };
-    let (Some(host), 5, 1) = (host, version, command) else {
+    let asks = resolves && command == RESOLVE;
+    let (Some(host), 5, true) = (host, version, command == 1 || asks) else {
         answer(stream, Answer::Unsupported).await?;
         return Ok(None);
     };
     let port = u16::from_be_bytes(read(stream).await?);
     // Its words stand in events.
-    if port == 0 || host.is_empty() || !host.bytes().all(|byte| byte.is_ascii_graphic()) {
+    if asks != (port == 0) || host.is_empty() || !host.bytes().all(|byte| byte.is_ascii_graphic()) {
         answer(stream, Answer::Failed).await?;
         return Ok(None);
     }
@@ -90,6 +104,17 @@ pub async fn wanted(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> std::
 /// Answers a request.
 pub async fn answer(stream: &mut (impl AsyncWrite + Unpin), answer: Answer) -> std::io::Result<()> {
     stream.write_all(&[5, answer as u8, 0, 1, 0, 0, 0, 0, 0, 0]).await
+}
+
+/// Answers a question for an address.
+pub async fn tell(stream: &mut (impl AsyncWrite + Unpin), address: IpAddr) -> std::io::Result<()> {
+    let mut bytes = vec![5, Answer::Succeeded as u8, 0];
+    match address {
+        IpAddr::V4(address) => bytes.extend_from_slice(&[&[1][..], &address.octets()].concat()),
+        IpAddr::V6(address) => bytes.extend_from_slice(&[&[4][..], &address.octets()].concat()),
+    }
+    bytes.extend_from_slice(&[0, 0]);
+    stream.write_all(&bytes).await
 }
 
 async fn read<const N: usize>(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<[u8; N]> {

@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    io,
+    fmt, io,
     pin::Pin,
     sync::{
         Arc,
@@ -24,12 +24,15 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, UnixListener},
-    time::{Instant, sleep_until},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    time::{Instant, sleep_until, timeout},
 };
 
-use crate::node::{Node, NodeStatus};
+use crate::{
+    conclave,
+    node::{Node, NodeStatus},
+};
 
 /// Longest head of a request, in bytes: arguments (16 KiB), a token, two digests, and room for what a browser sends.
 const HEAD_BYTES_MAX: usize = 48 * 1024;
@@ -54,24 +57,84 @@ pub enum Listener {
     Tcp(TcpListener),
     /// The onion service's streams.
     Unix(UnixListener),
+    /// Streams of the host of the conclave that this node runs in, with a channel to a client in each.
+    Host(UnixListener, Door),
+}
+
+/// Opens the channel in a stream of the host: what of a conclave is not as in a plain node.
+#[derive(Clone)]
+pub struct Door(pub Arc<dyn Fn(UnixStream) -> Opening + Send + Sync>);
+
+/// A channel, as it is being opened; nothing where there will be none.
+pub type Opening = Pin<Box<dyn Future<Output = Option<Box<dyn Stream>>> + Send>>;
+
+impl fmt::Debug for Door {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Door")
+    }
 }
 
 /// One accepted stream.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
+/// A stream that came.
+enum Came {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Host(UnixStream, Door),
+}
+
 impl Listener {
-    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+    async fn accept(&self) -> io::Result<Came> {
         Ok(match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 let _ = stream.set_nodelay(true);
-                Box::new(stream)
+                Came::Tcp(stream)
             }
-            Self::Unix(listener) => Box::new(listener.accept().await?.0),
+            Self::Unix(listener) => Came::Unix(listener.accept().await?.0),
+            Self::Host(listener, door) => Came::Host(listener.accept().await?.0, door.clone()),
         })
     }
+}
+
+/// How long a session may be idle.
+fn idle(node: &Node) -> Duration {
+    2 * node.config().limits.idle.duration() + IDLE_MORE
+}
+
+impl Came {
+    /// A session of this node's own, unless it is for the conclave; that is carried there, to its end.
+    async fn own(self, node: &Node) -> Option<Box<dyn Stream>> {
+        let head = node.config().limits.head.duration();
+        let first = match &self {
+            Self::Tcp(stream) => {
+                let mut first = [1];
+                timeout(head, stream.peek(&mut first)).await.ok()?.ok()?;
+                first[0]
+            }
+            Self::Unix(stream) => timeout(head, peek(stream)).await.ok()?.ok()?,
+            Self::Host(..) => 1,
+        };
+        match (self, first) {
+            (Self::Tcp(stream), 0) => conclave::session(stream, node, idle(node)).await,
+            (Self::Unix(stream), 0) => conclave::session(stream, node, idle(node)).await,
+            (Self::Tcp(stream), _) => return Some(Box::new(stream)),
+            (Self::Unix(stream), _) => return Some(Box::new(stream)),
+            (Self::Host(stream, door), _) => return timeout(head, (door.0)(stream)).await.ok()?,
+        }
+        None
+    }
+}
+
+/// The first byte, which stays to be read; 1 at the end.
+async fn peek(stream: &UnixStream) -> io::Result<u8> {
+    let mut first = [1];
+    let peeking = || rustix::net::recv(stream, &mut first, rustix::net::RecvFlags::PEEK).map(drop).map_err(io::Error::from);
+    stream.async_io(Interest::READABLE, peeking).await?;
+    Ok(first[0])
 }
 
 /// Serves sessions until the node stops; each then ends with the request that it is at.
@@ -93,7 +156,13 @@ pub async fn serve(listener: Listener, node: Arc<Node>) {
         let router = router.clone();
         let session = Arc::clone(&node);
         node.sessions.spawn(async move {
-            self::session(stream, router, &session).await;
+            let own = tokio::select! {
+                own = stream.own(&session) => own,
+                () = session.stopping.cancelled() => None,
+            };
+            if let Some(stream) = own {
+                self::session(stream, router, &session).await;
+            }
             drop(permit);
         });
     }
@@ -101,7 +170,7 @@ pub async fn serve(listener: Listener, node: Arc<Node>) {
 
 async fn session(stream: Box<dyn Stream>, router: Router, node: &Node) {
     let limits = &node.config().limits;
-    let (head, idle) = (limits.head.duration(), 2 * limits.idle.duration() + IDLE_MORE);
+    let (head, idle) = (limits.head.duration(), idle(node));
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(HEAD_BYTES_MAX);
     server

@@ -6,10 +6,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{io::AsyncReadExt, net::UnixStream, time::timeout};
 
-use bento::{NodeAddress, Tokens};
+use bento::{Demand, NodeAddress, Tokens};
 use bento_proto::{Refusal, bundle::Bundle, limits::BUNDLE_BYTES_MAX};
 
-use super::{Place, address, bad_call, client, fitting, hand_over, number, trouble, used_up};
+use super::{Place, address, bad_call, client, demand, fitting, hand_over, number, trouble, used_up};
 use crate::{
     archive::Archive,
     container::Container,
@@ -18,8 +18,7 @@ use crate::{
     process::Process,
 };
 
-const TAKES: &str =
-    "nodes.install takes `node`, an address, `bytes`, the bundle's length, and, if wanted, the tokens `invocation` and `shutdown`";
+const TAKES: &str = "nodes.install takes `node`, an address, `bytes`, the bundle's length, and, if wanted, the tokens `invocation` and `shutdown`, and `conclave`, a demand";
 
 #[derive(Deserialize)]
 struct Order {
@@ -27,12 +26,14 @@ struct Order {
     bytes: u64,
     invocation: Option<String>,
     shutdown: Option<String>,
+    conclave: Option<String>,
 }
 
 /// Hands over the stream for a bundle, installs what comes, and has the result ready for [`end`].
 pub(super) async fn begin(process: &Process, container: &Container, call: &Call) -> Result<(), CallError> {
-    let Order { node, bytes, invocation, shutdown } = call.arguments(TAKES)?;
+    let Order { node, bytes, invocation, shutdown, conclave } = call.arguments(TAKES)?;
     let node = address(container, &node)?;
+    let demand = demand(container, &node, conclave.as_deref())?;
     let bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes <= BUNDLE_BYTES_MAX);
     let bytes = bytes.ok_or_else(|| refused(&Refusal::TooLong { what: "the bundle", limit: BUNDLE_BYTES_MAX as u64 }))?;
     let mut tokens = Tokens::mint().map_err(|error| trouble(&error))?;
@@ -46,7 +47,7 @@ pub(super) async fn begin(process: &Process, container: &Container, call: &Call)
     let (upload, result) = process.begun.uploads.begin()?;
     match hand_over(process, call, json!({"upload": upload})).await {
         Ok(stream) => {
-            let done = install((process, container), &node, &tokens, place, (stream, bytes)).await;
+            let done = install((process, container), (&node, demand), &tokens, place, (stream, bytes)).await;
             // A function that does not ask has its reasons.
             let _ = result.send(done);
             Ok(())
@@ -66,7 +67,7 @@ pub(super) async fn end(process: &Process, call: &Call) -> Result<Value, CallErr
 
 async fn install(
     (process, container): (&Process, &Container),
-    node: &NodeAddress,
+    (node, demand): (&NodeAddress, Option<Demand>),
     tokens: &Tokens,
     mut place: Place<'_>,
     (stream, bytes): (UnixStream, usize),
@@ -76,7 +77,7 @@ async fn install(
     let archive = timeout(idle.duration(), read(container, stream, bytes)).await.map_err(late)??;
     let bundle = Bundle::unpack(archive.bytes()).map_err(|error| refused(&Refusal::BadBundle(error.to_string())))?;
     container.grant.covers(&bundle.manifest).map_err(|refusal| refused(&refusal))?;
-    let client = client(container).await?;
+    let client = client(container, demand).await?;
     // From here on it may be there, whatever is heard of it, and whether this node then still runs.
     place.keep(bundle.manifest.needs.lifetime);
     if let Err(error) = process.write_down(container).await {

@@ -17,13 +17,13 @@ use tokio::{
 };
 use tokio_util::io::StreamReader;
 
-use bento::{ClientError, Input, NodeAddress, OutputId, Part};
+use bento::{ClientError, Demand, Input, NodeAddress, OutputId, Part};
 use bento_proto::{
     InvocationToken, Outcome,
     limits::{ERROR_CHARS_MAX, TRACEBACK_CHARS_MAX},
 };
 
-use super::{address, bad_call, client, fitting, hand_over, number, trouble, used_up};
+use super::{address, bad_call, client, demand, fitting, hand_over, number, trouble, used_up};
 use crate::{
     container::Container,
     link::{Call, CallError, CallErrorKind},
@@ -31,8 +31,7 @@ use crate::{
     process::{Process, clip},
 };
 
-const TAKES: &str =
-    "nodes.invoke takes `node`, an address, `invocation`, a token, `method`, and, if wanted, `arguments`, an object, and `detach`";
+const TAKES: &str = "nodes.invoke takes `node`, an address, `invocation`, a token, `method`, and, if wanted, `arguments`, an object, `detach`, and `conclave`, a demand";
 
 #[derive(Deserialize)]
 struct Order {
@@ -42,6 +41,7 @@ struct Order {
     #[serde(default)]
     arguments: Map<String, Value>,
     detach: Option<String>,
+    conclave: Option<String>,
 }
 
 /// Why there is no outcome.
@@ -54,8 +54,9 @@ enum NoOutcome {
 
 /// Hands over a stream for input and output, and has the outcome ready for [`end`].
 pub(super) async fn begin(process: &Process, container: &Container, call: &Call) -> Result<(), CallError> {
-    let Order { node, invocation, method, arguments, detach } = call.arguments(TAKES)?;
+    let Order { node, invocation, method, arguments, detach, conclave } = call.arguments(TAKES)?;
     let node = address(container, &node)?;
+    let demand = demand(container, &node, conclave.as_deref())?;
     let token: InvocationToken = invocation.parse().map_err(bad_call)?;
     let detach: Option<OutputId> = detach.map(|id| id.parse()).transpose().map_err(|error| trouble(&error))?;
     let mut order = bento::Call::new(method);
@@ -63,7 +64,7 @@ pub(super) async fn begin(process: &Process, container: &Container, call: &Call)
     let (number, result) = process.begun.invocations.begin()?;
     match hand_over(process, call, json!({"invocation": number})).await {
         Ok(stream) => {
-            let outcome = invoke(container, &node, &token, (order, detach), stream).await;
+            let outcome = invoke(container, (&node, demand), &token, (order, detach), stream).await;
             let _ = result.send(outcome);
             Ok(())
         }
@@ -82,12 +83,12 @@ pub(super) async fn end(process: &Process, call: &Call) -> Result<Value, CallErr
 
 async fn invoke(
     container: &Container,
-    node: &NodeAddress,
+    (node, demand): (&NodeAddress, Option<Demand>),
     token: &InvocationToken,
     (mut call, detach): (bento::Call, Option<OutputId>),
     stream: UnixStream,
 ) -> Result<Value, CallError> {
-    let client = client(container).await?;
+    let client = client(container, demand).await?;
     let idle = container.node.limits.idle.duration();
     let (reads, mut writes) = stream.into_split();
     call.input = input(reads, Arc::clone(&container.meter));

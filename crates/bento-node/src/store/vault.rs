@@ -105,7 +105,7 @@ impl Slot {
         lock(&self.state).close();
     }
 
-    /// How often the store was changed.
+    /// How often the store was changed, as far as it was opened.
     pub(super) fn counter(&self) -> u64 {
         lock(&self.state).root.as_ref().map_or(0, |root| root.counter)
     }
@@ -118,6 +118,11 @@ impl fmt::Debug for Vault {
 }
 
 impl Vault {
+    /// How often it was changed.
+    pub fn changes(&self) -> u64 {
+        self.0.slot.counter()
+    }
+
     pub(super) fn open(registry: Registry, slot: Arc<Slot>, id: Id, keys: Keys, limit: u64, durable: bool) -> Self {
         let mut open = lock(&slot.open);
         let mut state = lock(&slot.state);

@@ -52,6 +52,21 @@ pub(crate) struct Options {
     /// How long a node may be silent [default: 5 min]
     #[arg(long, global = true, value_name = "TIME", value_parser = span)]
     pub(crate) wait: Option<Duration>,
+    /// Speak to nodes' conclaves only, each judged before anything is said to it
+    #[arg(long, global = true)]
+    pub(crate) require_conclave: bool,
+    /// What conclaves may run: a list that its publisher signed [default: ~/.config/bento/measurements]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) measurements: Option<PathBuf>,
+    /// The publisher's key, 64 hexadecimal digits [default: what ~/.config/bento/publisher says]
+    #[arg(long, global = true, value_name = "KEY")]
+    pub(crate) publisher: Option<String>,
+    /// Accept machines in this state as well: SWHardeningNeeded, ConfigurationNeeded, no-revocation-list
+    #[arg(long, global = true, value_name = "STATE")]
+    pub(crate) accept_state: Vec<String>,
+    /// Accept the conclaves of a simulator, and no others: THEY PROTECT FROM NOBODY. The directory has its root.der and measurements; of several, the first one's count
+    #[arg(long, global = true, value_name = "DIR", conflicts_with_all = ["measurements", "publisher", "accept_state"])]
+    pub(crate) simulator_protects_nobody: Vec<PathBuf>,
     /// Print one JSON object
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -63,8 +78,15 @@ pub(crate) struct Options {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// List the nodes, add one, remove one, or ask which can take a function
-    #[command(after_help = "Examples:\n  bento nodes\n  bento nodes --fit functions/browser\n  bento nodes add here 127.0.0.1:8030")]
+    #[command(
+        after_help = "Examples:\n  bento nodes\n  bento nodes --fit functions/browser\n  bento nodes --conclaves\n  bento nodes add here 127.0.0.1:8030"
+    )]
     Nodes(Nodes),
+    /// Judge the evidence of a node's conclave, and say line by line what was found
+    #[command(
+        after_help = "Examples:\n  bento verify anna\n  bento verify anna --measurements list --publisher 3f1c…\n  bento browse example.org --node anna --require-conclave"
+    )]
+    Verify(Verify),
     /// Show what a node allows
     #[command(after_help = "Examples:\n  bento policy anna\n  bento policy anna --explain functions/browser")]
     Policy(Policy),
@@ -139,6 +161,9 @@ pub(crate) struct Nodes {
     /// Ask each node whether it can take the function in this directory
     #[arg(long, value_name = "DIR")]
     pub(crate) fit: Option<PathBuf>,
+    /// Ask each node which conclave it has, and judge that
+    #[arg(long, conflicts_with = "fit")]
+    pub(crate) conclaves: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -155,6 +180,12 @@ pub(crate) enum NodesChange {
         /// Its name
         name: String,
     },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Verify {
+    /// A node of the list, or an address
+    pub(crate) node: String,
 }
 
 #[derive(Debug, clap::Args)]

@@ -29,8 +29,7 @@ pub(crate) type Questions = JoinSet<(usize, Asked)>;
 pub(crate) async fn start(context: &Context, nodes: Vec<(String, NodeAddress)>) -> Questions {
     let mut questions = JoinSet::new();
     let places = Arc::new(Semaphore::new(AT_ONCE));
-    let own = context.bounds();
-    let bounds = Bounds { connect: BOUNDS.connect.min(own.connect), answer: BOUNDS.answer.min(own.answer), idle: BOUNDS.idle };
+    let bounds = bounds(context);
     for (index, (name, address)) in nodes.into_iter().enumerate() {
         let client = context.quiet_client(&address).await;
         let places = Arc::clone(&places);
@@ -44,6 +43,12 @@ pub(crate) async fn start(context: &Context, nodes: Vec<(String, NodeAddress)>) 
         });
     }
     questions
+}
+
+/// How long each may take.
+pub(crate) fn bounds(context: &Context) -> Bounds {
+    let own = context.bounds();
+    Bounds { connect: BOUNDS.connect.min(own.connect), answer: BOUNDS.answer.min(own.answer), idle: BOUNDS.idle }
 }
 
 /// Asks these nodes and waits for all, in the order of the list.

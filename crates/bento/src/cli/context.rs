@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use bento::{Bounds, Client, NodeAddress, Stage, read_bundle};
+use bento::{Bounds, Client, Demand, NodeAddress, Stage, read_bundle};
 use bento_proto::{Manifest, bundle::Bundle, limits::MANIFEST_BYTES_MAX};
 use bento_tor::Socks;
 use serde_json::Value;
@@ -15,7 +15,8 @@ use tokio::sync::Mutex;
 
 use super::{
     args::Options,
-    failure::Failure,
+    ask, conclave,
+    failure::{EVIDENCE, Failure},
     nodes::NodeList,
     place,
     show::Show,
@@ -30,6 +31,8 @@ pub(crate) struct Context {
     pub(crate) show: Arc<Show>,
     /// The way into the Tor network, once it was needed; or why there is none.
     tor: Mutex<Option<Result<Way, Failure>>>,
+    /// Which conclaves are accepted, once it was needed.
+    demand: std::sync::OnceLock<Result<Demand, Failure>>,
     leave: std::sync::Mutex<Option<String>>,
 }
 
@@ -42,7 +45,7 @@ struct Way {
 impl Context {
     pub(crate) fn new(options: Options) -> Self {
         let show = Arc::new(Show::new(options.progress));
-        Self { options, show, tor: Mutex::new(None), leave: std::sync::Mutex::default() }
+        Self { options, show, tor: Mutex::new(None), demand: std::sync::OnceLock::new(), leave: std::sync::Mutex::default() }
     }
 
     /// What is said at the first signal, in place of ending.
@@ -69,7 +72,7 @@ impl Context {
             Some(path) => path.clone(),
             None => place::config()?.join("nodes.toml"),
         };
-        Ok(NodeList::at(path))
+        Ok(NodeList::at(path, self.options.require_conclave))
     }
 
     /// A node by its name in the list, or by its address. The name is what to call it.
@@ -79,6 +82,7 @@ impl Context {
             let address: NodeAddress = text.parse().map_err(|error: bento::AddressError| {
                 Failure::input(error.to_string()).with_hint("copy the address again, or use a name of the list (`bento nodes`)")
             })?;
+            let address = if self.options.require_conclave { address.in_conclave() } else { address };
             return Ok((address.to_string(), address));
         }
         let list = self.nodes()?.read()?;
@@ -115,8 +119,38 @@ impl Context {
         }))
     }
 
-    /// A client that can reach this node and tells nothing.
+    /// Which conclaves are accepted. Says each time when those are a simulator's.
+    pub(crate) fn demand(&self) -> Result<Demand, Failure> {
+        let read = || {
+            let demand = conclave::demand(&self.options)?;
+            if demand.is_simulated() {
+                self.show.say("Warning: a simulator's conclaves are accepted. They protect from nobody.");
+            }
+            Ok(demand)
+        };
+        self.demand.get_or_init(read).clone()
+    }
+
+    /// A client that can reach this node and tells nothing. What is kept of a conclave is said to that conclave only.
     pub(crate) async fn quiet_client(&self, node: &NodeAddress) -> Result<Client, Failure> {
+        if self.options.require_conclave && !node.is_conclave() {
+            return Err(Failure::new(EVIDENCE, format!("{node} was used without a conclave, and one is required"))
+                .with_hint("install the function again with `--require-conclave`, or leave it out"));
+        }
+        let client = self.plain_client(node).await?;
+        if node.is_conclave() { Ok(client.demanding(self.demand()?)) } else { Ok(client) }
+    }
+
+    /// A client that asks a node what it is, and its conclave as far as that is accepted.
+    pub(crate) async fn asking_client(&self, node: &NodeAddress, demand: Option<&Demand>) -> Result<Client, Failure> {
+        let client = self.plain_client(node).await?.with_bounds(ask::bounds(self));
+        Ok(match demand {
+            Some(demand) => client.demanding(demand.clone()),
+            None => client,
+        })
+    }
+
+    async fn plain_client(&self, node: &NodeAddress) -> Result<Client, Failure> {
         if node.loopback().is_some() {
             return Ok(Client::direct().with_bounds(self.bounds()));
         }

@@ -11,7 +11,8 @@ pub(crate) const FUNCTION: u8 = 1;
 pub(crate) const BAD_INPUT: u8 = 2;
 /// The node refuses.
 pub(crate) const REFUSED: u8 = 3;
-// 4 is for evidence that is not accepted.
+/// There is no conclave whose evidence is accepted.
+pub(crate) const EVIDENCE: u8 = 4;
 /// There is no way into the Tor network.
 pub(crate) const TOR: u8 = 5;
 /// The node cannot be reached, breaks off or does not behave as one.
@@ -101,7 +102,8 @@ impl From<ClientError> for Failure {
         let status = match &error {
             ClientError::Refused(_) => REFUSED,
             ClientError::Ended(_) => FUNCTION,
-            ClientError::Request(_) | ClientError::Input(_) | ClientError::Random(_) => BAD_INPUT,
+            ClientError::Evidence { .. } => EVIDENCE,
+            ClientError::Request(_) | ClientError::Input(_) | ClientError::Random(_) | ClientError::NoDemand => BAD_INPUT,
             other if other.is_tor_unreachable() => TOR,
             _ => NODE,
         };

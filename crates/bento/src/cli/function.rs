@@ -1,7 +1,7 @@
 //! `bento install`, `bento status` and `bento shutdown`.
 
 use bento::{ClientError, NodeAddress, Tokens};
-use bento_proto::{Span, bundle::Bundle, node::FunctionStatus};
+use bento_proto::{Problem, Refusal, Span, bundle::Bundle, node::FunctionStatus};
 use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -115,10 +115,29 @@ pub(crate) async fn status(context: &Context, args: args::Status) -> Result<(), 
     }
 }
 
+/// Remembers how often what it keeps was changed, and notices where that goes back.
+pub(crate) fn see(context: &Context, name: &str, record: &Record, status: &FunctionStatus) -> Result<(), Failure> {
+    if status.changes < record.changes {
+        let refusal = Refusal::RolledBack { seen: record.changes, has: status.changes };
+        return Err(Failure::about(ClientError::Refused(Box::new(Problem::from(&refusal))), name, None));
+    }
+    if status.changes == record.changes {
+        return Ok(());
+    }
+    context.store()?.update(|functions| {
+        // Another program may have seen more meanwhile, or have another function of this name.
+        if let Some(kept) = functions.get_mut(name).filter(|kept| kept.is_same(record)) {
+            kept.changes = kept.changes.max(status.changes);
+        }
+        Ok(())
+    })
+}
+
 async fn one(context: &Context, name: &str, record: &Record) -> Result<(), Failure> {
     let node = record.node()?;
     let asked = context.client(&node).await?.status(&node, &record.tokens()?.invocation).await;
     let status = asked.map_err(|error| Failure::about(error, name, None))?;
+    see(context, name, record, &status)?;
     let granted = &status.granted;
     let mut rows = vec![
         vec!["function".to_owned(), status.name.clone()],

@@ -28,13 +28,21 @@ pub(crate) async fn invoke(context: &Context, args: args::Invoke) -> Result<(), 
         return super::detached::begin(context, args, &record).await;
     }
     check_stdout(context, args.call.output.as_deref())?;
-    let call = call(&args.call, record.lifetime, record.traffic).await?;
+    let mut call = call(&args.call, record.lifetime, record.traffic).await?;
     let sink = Sink::open(args.call.output.as_deref(), args.call.force).await?;
     let node = record.node()?;
+    // A plain node could say whatever it likes.
+    call.seen = (node.is_conclave() && record.changes > 0).then_some(record.changes);
     let client = context.client(&node).await?;
     let about = |error| Failure::about(error, &args.name, None);
     let output = client.invoke(&node, &record.tokens()?.invocation, call).await.map_err(about)?;
-    deliver(context, output, sink).await
+    let delivered = deliver(context, output, sink).await;
+    if node.is_conclave() {
+        // What it changed is what the next invocation must find.
+        let status = client.status(&node, &record.tokens()?.invocation).await.map_err(|error| Failure::about(error, &args.name, None))?;
+        super::function::see(context, &args.name, &record, &status)?;
+    }
+    delivered
 }
 
 /// Installs, invokes and ends a function.

@@ -26,6 +26,8 @@ const BYTES_MAX: u64 = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct NodeList {
     path: PathBuf,
+    /// Are only the conclaves of nodes wanted?
+    conclaves: bool,
 }
 
 #[derive(Deserialize)]
@@ -41,6 +43,7 @@ pub(crate) async fn run(context: &Context, args: args::Nodes) -> Result<(), Fail
         Some(args::NodesChange::Remove { name }) => remove(context, &name),
         None => match args.fit {
             Some(directory) => fit(context, &directory).await,
+            None if args.conclaves => super::conclave::all(context).await,
             None => list(context),
         },
     }
@@ -139,13 +142,17 @@ pub(super) fn is_name(text: &str) -> bool {
 }
 
 impl NodeList {
-    pub(crate) fn at(path: PathBuf) -> Self {
-        Self { path }
+    pub(crate) fn at(path: PathBuf, conclaves: bool) -> Self {
+        Self { path, conclaves }
     }
 
-    /// All nodes, by name.
+    /// All nodes, by name; their conclaves where only those are wanted.
     pub(crate) fn read(&self) -> Result<Vec<(String, NodeAddress)>, Failure> {
-        self.parse(&self.text()?)
+        let mut nodes = self.parse(&self.text()?)?;
+        if self.conclaves {
+            nodes.iter_mut().for_each(|(_, address)| *address = address.in_conclave());
+        }
+        Ok(nodes)
     }
 
     /// All nodes, of which there is at least one.
@@ -239,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_node_is_taken_out_and_what_the_person_wrote_stays() {
-        let list = NodeList::at("nodes.toml".into());
+        let list = NodeList::at("nodes.toml".into(), false);
         assert_eq!(list.parse(LIST).unwrap().len(), 2);
         assert_eq!(list.without(LIST, "bob").unwrap(), "# mine\n[anna]\naddress = \"127.0.0.1:1\" # first\n\n");
         assert_eq!(list.without(LIST, "anna").unwrap(), "# mine\n[ \"bob\" ]\naddress = \"127.0.0.1:2\"\n");
@@ -250,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_list_that_is_none_is_told_with_its_line() {
-        let list = NodeList::at("nodes.toml".into());
+        let list = NodeList::at("nodes.toml".into(), false);
         for (text, says) in [
             ("[anna]\naddres = \"127.0.0.1:1\"\n", "line 2"),
             ("[anna]\naddress = 1\n", "line 2"),

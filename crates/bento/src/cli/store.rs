@@ -56,6 +56,9 @@ pub(crate) struct Record {
     /// Drops that were put there, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) drops: Vec<Drop>,
+    /// How often what it keeps was changed, as far as was seen.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub(crate) changes: u64,
     /// Was it installed for one of these drops alone?
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) for_drop: bool,
@@ -134,6 +137,10 @@ struct Content {
     errands: Errands,
 }
 
+fn is_none(number: &u64) -> bool {
+    *number == 0
+}
+
 impl Record {
     pub(crate) fn new(node: &NodeAddress, tokens: &Tokens, bundle: &bento_proto::bundle::Bundle, digest: String) -> Self {
         let manifest = &bundle.manifest;
@@ -149,8 +156,14 @@ impl Record {
             pending: true,
             outputs: Vec::new(),
             drops: Vec::new(),
+            changes: 0,
             for_drop: false,
         }
+    }
+
+    /// Has the other one the same tokens?
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.invocation == other.invocation && self.shutdown == other.shutdown
     }
 
     pub(crate) fn node(&self) -> Result<NodeAddress, Failure> {

@@ -77,7 +77,7 @@ impl FromStr for DropLink {
         if token.is_empty() || token.len() > 128 || !token.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
             return Err(LinkError::Form);
         }
-        let node = address.parse().map_err(LinkError::Address)?;
+        let mut node: NodeAddress = address.parse().map_err(LinkError::Address)?;
         let mut opening = Opening { locked: Locked::No, padded: false, name: None };
         for (key, value) in fragment.split('&').filter_map(|pair| pair.split_once('=')) {
             match (key, value) {
@@ -87,6 +87,7 @@ impl FromStr for DropLink {
                 }
                 ("e", "age") => opening.locked = Locked::Age,
                 ("p", "1") => opening.padded = true,
+                ("c", "1") => node = node.in_conclave(),
                 ("n", value) => opening.name = Some(decoded(value)).filter(|name| !name.is_empty()),
                 // Of a later version, or a browser's.
                 _ => {}
@@ -111,8 +112,11 @@ impl DropLink {
         if self.opening.padded {
             pairs.push("p=1".to_owned());
         }
+        if self.node.is_conclave() {
+            pairs.push("c=1".to_owned());
+        }
         let fragment = if pairs.is_empty() { String::new() } else { format!("#{}", pairs.join("&")) };
-        format!("http://{}{}{fragment}", self.node, self.path)
+        format!("http://{}{}{fragment}", self.node.authority(), self.path)
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod balance;
 pub(crate) mod broker;
+pub(crate) mod conclaves;
 pub(crate) mod cover;
 pub(crate) mod daemons;
 pub(crate) mod drops;

@@ -58,6 +58,7 @@ async fn origin(context: &Context, from: &str) -> Result<(Origin, Opening, Strin
         let link: DropLink = from.parse().map_err(|error: bento::LinkError| {
             Failure::input(error.to_string()).with_hint("copy the link again, to its end, and put it between single quotes")
         })?;
+        let link = if context.options.require_conclave { DropLink { node: link.node.in_conclave(), ..link } } else { link };
         let opening = link.opening.clone();
         return Ok((Origin::Link(context.client(&link.node).await?, link), opening, "the drop".into()));
     }

@@ -1,0 +1,9 @@
+//! A node with a simulated conclave, on loopback, with real jails: what a person does with it, and what a hostile host can do about it.
+#![cfg(test)]
+
+mod host;
+mod hostile;
+mod people;
+mod site;
+mod wire;
+mod world;
