@@ -103,7 +103,7 @@ async fn traffic_is_bounded_to_the_byte() {
 #[tokio::test]
 async fn words_are_traffic_too() {
     let code = "def take(api, text):\n    pass\n\ndef fail(api, chars):\n    raise ValueError('x' * chars)\n\ndef say(api):\n    api.log('y' * 1000)\n";
-    let function = installed("traffic = '64 KiB'", code).await;
+    let function = installed("traffic = '60 KiB'", code).await;
     let used = async || function.status().await.traffic_used.as_bytes();
     assert_eq!(used().await, 0);
     let arguments = format!(r#"{{"text": "{}"}}"#, "x".repeat(5000));

@@ -76,6 +76,10 @@ fn start() -> Site {
     let port = lines.next().unwrap().unwrap().parse().unwrap();
     let said = Arc::new(Mutex::new(0));
     let counted = Arc::clone(&said);
-    std::thread::spawn(move || lines.map_while(Result::ok).filter(|line| line == "asked").for_each(|_| *counted.lock().unwrap() += 1));
-    Site { port, certificate: pem, said, _stdin: child.stdin.take().unwrap() }
+    let stdin = child.stdin.take().unwrap();
+    std::thread::spawn(move || {
+        lines.map_while(Result::ok).filter(|line| line == "asked").for_each(|_| *counted.lock().unwrap() += 1);
+        child.wait()
+    });
+    Site { port, certificate: pem, said, _stdin: stdin }
 }
