@@ -189,9 +189,10 @@ fn the_shipped_policy_takes_files_as_large_as_it_says_and_the_default_one_smalle
     let drop = |size| vec![with_room(Standard::Dropbox.bundle().unwrap(), Dropbox::room_for(size, None, day.duration())).unwrap()];
     let shards = |size| {
         let split = Split { need: 2, of: 4, mode: Mode::Rs };
-        let load = Load { size, split, keep: day, installs: 4 };
-        let repair = Load { installs: 2, ..load }.repair_bundle(false).unwrap();
-        vec![load.shard_bundle().unwrap(), load.shelf_bundle().unwrap(), repair]
+        let load = Load { size, split, keep: day, made: 4, installs: 4 };
+        let repair = Load { made: 2, installs: 2, ..load }.repair_bundle(false).unwrap();
+        let shard = load.shard_bundle().unwrap();
+        vec![load.shelf_bundle(&shard).unwrap(), shard, repair]
     };
     let usual = Policy::parse("[offers]\nimage = [\"python3\", \"shard\"]\n").unwrap();
     for (policy, megabytes) in [(Policy::parse(&text("policy.toml")).unwrap(), 250), (usual, 60)] {

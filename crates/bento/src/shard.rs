@@ -165,7 +165,10 @@ pub struct Load {
     pub split: Split,
     /// How long the shards are kept.
     pub keep: Span,
-    /// How many functions it may have elsewhere.
+    /// How many shards are made.
+    pub made: u32,
+    /// How many functions it may have elsewhere: one for each of them, and others in place of some. It asks for no more traffic with more of these,
+    /// since what it asks for each of the others asks for as well.
     pub installs: u32,
 }
 
@@ -184,18 +187,18 @@ impl Load {
     /// # Errors
     /// When that makes no bundle.
     pub fn shard_bundle(&self) -> Result<Bundle, ClientError> {
-        let shards = self.shard().saturating_mul(u64::from(self.split.of.max(self.installs)));
+        let shards = self.shard().saturating_mul(u64::from(self.made));
         self.bundle(self.size, self.size.saturating_add(shards))
     }
 
-    /// Shard with room to make up lost shards of this, one for each function that it may have elsewhere. `thorough`: all shards are read to
-    /// see whether they are good; else their nodes are believed.
+    /// Shard with room to make up lost shards of this. `thorough`: all shards are read to see whether they are good; else their nodes are
+    /// believed.
     ///
     /// # Errors
     /// When that makes no bundle.
     pub fn repair_bundle(&self, thorough: bool) -> Result<Bundle, ClientError> {
         let looked_at = if thorough { self.split.of } else { 0 };
-        let shards = self.shard().saturating_mul(u64::from(looked_at) + u64::from(self.installs));
+        let shards = self.shard().saturating_mul(u64::from(looked_at) + u64::from(self.made));
         // What is read goes on to the new shards; and is read once more if another shard turns out to be lost meanwhile.
         self.bundle(0, self.size.saturating_mul(2).saturating_add(shards))
     }
@@ -214,12 +217,11 @@ impl Load {
         })
     }
 
-    /// The Dropbox that a shard of this will lie in, to see which nodes can take it.
+    /// The Dropbox that a shard of this will lie in, to see which nodes can take it; `shard` is the function that will install it.
     ///
     /// # Errors
     /// When that makes no bundle.
-    pub fn shelf_bundle(&self) -> Result<Bundle, ClientError> {
-        let shard = self.shard_bundle()?;
+    pub fn shelf_bundle(&self, shard: &Bundle) -> Result<Bundle, ClientError> {
         let needs = shard.manifest.needs.clone();
         let wanted = |name: &str| shard.files.iter().find(|(known, _)| known == name).map(|(_, content)| content.clone());
         let missing = || ClientError::Request("the function shard has no Dropbox with it".into());
@@ -424,7 +426,7 @@ mod tests {
     use super::*;
 
     fn load(size: u64, need: u32, of: u32) -> Load {
-        Load { size, split: Split { need, of, mode: Mode::Rs }, keep: "24 h".parse().unwrap(), installs: of }
+        Load { size, split: Split { need, of, mode: Mode::Rs }, keep: "24 h".parse().unwrap(), made: of, installs: of }
     }
 
     #[test]
@@ -434,9 +436,12 @@ mod tests {
             let load = load(size, need, of);
             let shard = load.shard_bundle().unwrap();
             let grant = policy.admit(&shard.manifest).unwrap();
-            assert_eq!(grant.covers(&load.shelf_bundle().unwrap().manifest), Ok(()));
+            assert_eq!(grant.covers(&load.shelf_bundle(&shard).unwrap().manifest), Ok(()));
+            // More in place of some asks the others for no more.
+            let spare = Load { installs: of + 2, ..load }.shard_bundle().unwrap();
+            assert_eq!(load.shelf_bundle(&spare).unwrap().manifest.needs, load.shelf_bundle(&shard).unwrap().manifest.needs);
             // What could be put can be repaired there, where all are lost that may be; to read all besides takes more.
-            let lost = Load { installs: of - need, ..load };
+            let lost = Load { made: of - need, installs: of - need, ..load };
             assert!(policy.admit(&lost.repair_bundle(false).unwrap().manifest).is_ok(), "{size} {need} of {of}");
             let is_thorough = policy.admit(&lost.repair_bundle(true).unwrap().manifest).is_ok();
             assert_eq!(is_thorough, size < 30_000_000, "{size} {need} of {of}");

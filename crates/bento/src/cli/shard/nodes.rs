@@ -79,14 +79,15 @@ struct Needs {
 
 impl Needs {
     fn of(wanted: &Wanted<'_>) -> Result<Self, Failure> {
-        let Load { installs: least, size, keep, split } = wanted.load;
+        let Load { installs: least, size, keep, split, .. } = wanted.load;
         let shard = |installs| Ok::<_, Failure>((installs, work::bundle(wanted.task, &Load { installs, ..wanted.load })?));
-        let mut shelf = vec![wanted.load.shelf_bundle()?];
+        let (most, least) = (shard(least + SPARE)?, shard(least)?);
+        let mut shelf = vec![wanted.load.shelf_bundle(&least.1)?];
         if let Some(File { padding: Padding::Portions(each), .. }) = wanted.file {
             let portions = usize::try_from(size.div_ceil(each)).unwrap_or(usize::MAX);
             shelf.push(drip::intake(portions, split.of as usize, each, keep)?);
         }
-        Ok(Self { shelf, shard: vec![shard(least + SPARE)?, shard(least)?], mode: split.mode })
+        Ok(Self { shelf, shard: vec![most, least], mode: split.mode })
     }
 }
 

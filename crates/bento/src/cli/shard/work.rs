@@ -42,10 +42,10 @@ pub(super) enum Ended {
 }
 
 /// What Shard needs of its node for this file.
-pub(super) fn load(open: &Open, installs: u32) -> Load {
+fn load(open: &Open, task: Task, installs: u32) -> Load {
     let kept = &open.kept;
     let split = kept.shards.as_ref().map_or(kept.split, Shards::split);
-    Load { size: kept.file.sealed, split, keep: kept.keep, installs }
+    Load { size: kept.file.sealed, split, keep: kept.keep, made: count(open, task), installs }
 }
 
 /// Shard with room for a task.
@@ -70,12 +70,12 @@ async fn chosen(context: &Context, open: &Open, task: Task, host: Option<&str>) 
     let installs = count(open, task);
     // A repair needs as many nodes as shards are lost, which only Shard will know.
     let count = if matches!(task, Task::Repair { .. }) { 1 } else { installs as usize };
-    choose(context, &Wanted { load: load(open, installs), task, count, host, file: None }).await
+    choose(context, &Wanted { load: load(open, task, installs), task, count, host, file: None }).await
 }
 
 /// Chooses nodes for a file of which nothing is kept yet, nor read.
 pub(super) async fn chosen_for(context: &Context, file: File, split: Split, keep: Span, host: Option<&str>) -> Result<Chosen, Failure> {
-    let load = Load { size: file.sealed()?, split, keep, installs: split.of };
+    let load = Load { size: file.sealed()?, split, keep, made: split.of, installs: split.of };
     choose(context, &Wanted { load, task: Task::Spread, count: split.of as usize, host, file: Some(file) }).await
 }
 
@@ -123,7 +123,7 @@ pub(super) async fn shard(
                 Err(error) => return Err(elsewhere(Failure::about(error, "shard", None), open)),
             }
         }
-        let load = load(open, place.installs);
+        let load = load(open, task, place.installs);
         let bundle = bundle(task, &load)?;
         match client.install(&node, &bundle, &tokens).await {
             Ok(_) => {
