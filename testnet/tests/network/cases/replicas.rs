@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bento_tor::{Isolation, Socks, Stream};
@@ -161,11 +161,11 @@ async fn killed(world: &World) -> Outcome {
         held.push(opened(&visitor.socks(), &address, number + 100).await?);
     }
     let victim = place.node(&told["replicas"][0]["node"])?;
-    let began = Instant::now();
+    let (began, killed) = (Instant::now(), SystemTime::now());
     place.nodes[victim].program.kill().await;
     let old = async { through(&visitor.socks(), &address, 200).await };
     let out = async {
-        place.until(|told| serving(told) == 1 && told["front"]["missing"].as_object().is_some_and(serde_json::Map::is_empty)).await?;
+        place.until(|told| serving(told) == 1 && happened(told, killed, "the front names 1 of 1 replicas")).await?;
         Ok::<_, Error>(began.elapsed())
     };
     let (old, out) = tokio::try_join!(old, out)?;
@@ -261,6 +261,14 @@ async fn taken_over(world: &World) -> Outcome {
 
 fn serving(told: &Value) -> usize {
     told["replicas"].as_array().into_iter().flatten().filter(|one| one["state"] == "serving").count()
+}
+
+/// Has this happened since then?
+fn happened(told: &Value, since: SystemTime, text: &str) -> bool {
+    let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let mut events = told["events"].as_array().into_iter().flatten();
+    events
+        .any(|event| event["time"].as_f64().is_some_and(|time| time > since) && event["text"].as_str().is_some_and(|it| it.contains(text)))
 }
 
 /// Connects as a client of its own, and asks for the page without reading it.
