@@ -29,8 +29,8 @@ GAP_SECONDS = 2.0
 """Mean time between two clients: they come as a Poisson process, at the same moments to each service."""
 WINDOW_SECONDS = 10.0
 """Over which a throughput is taken."""
-CONNECTIONS = 5
-"""What a replica is meant for."""
+FILLS_MAX = 3
+"""How often all come once more where one run did not bring all replicas."""
 RUN_SECONDS_MAX = 400
 STATUS_SECONDS = 1.0
 
@@ -67,7 +67,7 @@ def measure(clients: int = CLIENTS) -> None:
         if peer is not None:
             runs["onionbalance, 4 backends"] = peer.run(visitors, moments)
             peer.end()
-        ours = _Ours(stack, programs, directory, network)
+        ours = _Ours(stack, programs, directory, network, clients)
         runs["LoadBalancer, 1 to 4"] = ours.grow(visitors, moments)
         runs["LoadBalancer, 4"] = ours.steady(visitors, moments)
         failover = ours.kill_one(visitors)
@@ -145,7 +145,7 @@ class _Onionbalance:
 class _Ours:
     """LoadBalancer, as a person has it: `bento balance`."""
 
-    def __init__(self, stack: ExitStack, programs: Path, directory: Path, network: dict) -> None:
+    def __init__(self, stack: ExitStack, programs: Path, directory: Path, network: dict, clients: int) -> None:
         names = {"XDG_DATA_HOME": "data", "XDG_CONFIG_HOME": "config", "XDG_RUNTIME_DIR": "run"}
         self._environment = {**os.environ, **{name: str(directory / value) for name, value in names.items()}}
         self._bento, self._socks = str(programs / "bento"), network["socks"]
@@ -161,7 +161,7 @@ class _Ours:
         (site / "index.html").write_bytes(os.urandom(BYTES))
         (site / "small.html").write_text("there")
         up = ["balance", "up", "--site", str(site), "--node", homes[0].name, *(word for home in homes[1:] for word in ("--on", home.name))]
-        up += ["--most", str(BACKENDS), "--connections", str(CONNECTIONS), "--rate", str(CAPACITY), "--limit", str(CAPACITY), "--up", "1 s", "--down", "1 h"]
+        up += ["--most", str(BACKENDS), "--connections", str(max(1, clients // (BACKENDS + 1))), "--rate", str(CAPACITY), "--limit", str(CAPACITY), "--up", "1 s", "--down", "1 h"]
         up += ["--traffic", "2 GiB", "--lifetime", "1 h", "--cpu", "15 min"]
         self._address = self._ask(*up)["address"]
         self._until(lambda told: _serving(told) == 1, "its first replica to serve")
@@ -210,6 +210,11 @@ class _Ours:
 
     def steady(self, visitors: Clients, moments: list[float]) -> list[Download]:
         """With all that there may be."""
+        for _ in range(FILLS_MAX):
+            if _serving(self._ask("balance", "status")) == BACKENDS:
+                break
+            visitors.forget()
+            visitors.run(self._address, [0.0] * len(moments), RUN_SECONDS_MAX)
         told = self._until(lambda told: _serving(told) == BACKENDS, "all replicas")
         before = {one["name"]: one["accepted"] for one in told["replicas"]}
         visitors.forget()

@@ -129,7 +129,7 @@ impl Publisher<'_> {
 }
 
 /// Has this Tor forget descriptors and circuits, and waits until it has.
-async fn forget(control: &Controller) -> Outcome {
+pub(super) async fn forget(control: &Controller) -> Outcome {
     let mut events = control.events(&["SIGNAL"]).await?;
     control.command("SIGNAL NEWNYM").await?;
     timeout(NEWNYM_DEADLINE, events.next()).await??;

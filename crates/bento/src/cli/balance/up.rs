@@ -63,7 +63,7 @@ pub(super) async fn run(context: &Context, args: args::BalanceUp) -> Result<(), 
         return Err(Failure::input("the standby is on the same node").with_hint("give another node: it is for when the first is gone"));
     }
     let mut all = Vec::new();
-    let made = make(context, &args, &bundle, (node_name, node), standby, key, site, &mut all).await;
+    let made = make(context, &args, &bundle, (node_name, node), standby, (key, site), &mut all).await;
     let Ok(address) = made else {
         // They do nothing, and nobody knows of them.
         for (name, record) in &all {
@@ -82,15 +82,13 @@ pub(super) async fn run(context: &Context, args: args::BalanceUp) -> Result<(), 
 }
 
 /// Installs it, and its standby if there is to be one, and says to both what to serve. `all` is what has been installed, whatever comes of it.
-#[allow(clippy::too_many_arguments)]
 async fn make(
     context: &Context,
     args: &args::BalanceUp,
     bundle: &Bundle,
     (node_name, node): (String, NodeAddress),
     standby: Option<(String, NodeAddress)>,
-    key: Option<Zeroizing<String>>,
-    site: Vec<u8>,
+    (key, site): (Option<Zeroizing<String>>, Vec<u8>),
     all: &mut Vec<(String, Record)>,
 ) -> Result<Value, Failure> {
     all.push(install(context, args.name.clone(), bundle, &node_name, &node).await?);
