@@ -79,7 +79,9 @@ impl Managed {
         let control = Controller::over(ours);
 
         let mut managed = Self { process, control, socks: torrc.socks.unwrap_or_else(|| Socks::unix("")), log };
-        match timeout(setup.deadline, managed.control.get_info("net/listeners/socks")).await {
+        // It may take a busy machine longer than a command does until tor hears the first one.
+        let patient = managed.control.with_deadline(setup.deadline);
+        match timeout(setup.deadline, patient.get_info("net/listeners/socks")).await {
             Ok(Ok(listeners)) => {
                 if let Some(socks) = torrc::listener(&listeners) {
                     managed.socks = socks;
