@@ -108,12 +108,15 @@ impl Keep {
         }
     }
 
-    /// How often what it keeps was changed. What never kept anything has no store.
+    /// How often what it keeps was changed.
     ///
     /// # Errors
     /// As [`Keep::vault`].
-    pub async fn changes(self: &Arc<Self>, key: &SealKey) -> Result<u64, StoreError> {
-        Ok(self.vault(Some(key)).await?.changes())
+    pub async fn changes(self: &Arc<Self>, key: &SealKey, cpu: &Arc<Cpu>) -> Result<u64, StoreError> {
+        let vault = self.vault(Some(key)).await?;
+        // Only who has read it knows: a store is opened when something is asked of it.
+        self.used(key, cpu).await?;
+        Ok(vault.changes())
     }
 
     /// Writes down what it has used so far, if it is kept.

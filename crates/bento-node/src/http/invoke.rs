@@ -61,7 +61,7 @@ pub(super) async fn invoke(
     let arguments = arguments(request.headers())?;
     if let Some(seen) = seen(request.headers())? {
         // From here on as long as the node runs, an earlier state is noticed by the node itself.
-        let has = container.keep.changes(&key).await.map_err(crate::node::trouble)?;
+        let has = container.keep.changes(&key, &container.cpu).await.map_err(crate::node::trouble)?;
         if has < seen {
             return Err(Refusal::RolledBack { seen, has }.into());
         }
