@@ -71,8 +71,8 @@ def measure(clients: int = CLIENTS) -> None:
         runs["LoadBalancer, 1 to 4"] = ours.grow(visitors, moments)
         runs["LoadBalancer, 4"] = ours.steady(visitors, moments)
         failover = ours.kill_one(visitors)
+        _tell(runs, failover)
         ours.end()
-    _tell(runs, failover)
 
 
 def _moments(clients: int) -> list[float]:
