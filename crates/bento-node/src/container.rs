@@ -378,8 +378,9 @@ impl Container {
             _ => 0,
         };
         let changes = match key {
-            Some(key) if self.grant.storage().as_bytes() > 0 => self.keep.changes(key, &self.cpu).await.unwrap_or(0),
-            _ => 0,
+            // One that cannot be read has not gone back: nothing is said of it.
+            Some(key) if self.grant.storage().as_bytes() > 0 => self.keep.changes(key, &self.cpu).await.ok(),
+            _ => Some(0),
         };
         let process = self.process.try_lock().ok().and_then(|process| process.clone()).filter(|process| !process.gone.is_cancelled());
         FunctionStatus {

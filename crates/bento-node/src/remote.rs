@@ -89,7 +89,7 @@ impl Elsewhere {
             return Err(CallError::new(CallErrorKind::Refused, text));
         }
         installed.entry(id).or_insert(None);
-        Ok(Place { of: self, id, is_new })
+        Ok(Place { of: self, id, is_new, is_kept: false })
     }
 
     /// Gives back the place of a function that has ended.
@@ -107,27 +107,32 @@ impl Elsewhere {
 struct Place<'a> {
     of: &'a Elsewhere,
     id: PlaceId,
+    /// It was not there before: the same tokens again give back nothing that an earlier function still has.
     is_new: bool,
+    is_kept: bool,
 }
 
 impl Place<'_> {
     /// The function may be there from now on, for so long at most.
     fn keep(&mut self, lifetime: Span) {
-        self.is_new = false;
+        self.is_kept = true;
         let lifetime = lifetime.duration();
         let until = Instant::now().checked_add(lifetime).zip(SystemTime::now().checked_add(lifetime));
-        self.of.installed().insert(self.id, until);
+        let mut installed = self.of.installed();
+        // What is there already may be there longer.
+        let before = installed.get(&self.id).copied().flatten();
+        installed.insert(self.id, before.max(until));
     }
 
     /// The other node said that it is not there.
-    fn give_back(self) {
-        self.of.installed().remove(&self.id);
+    fn give_back(mut self) {
+        self.is_kept = false;
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        if self.is_new {
+        if self.is_new && !self.is_kept {
             self.of.installed().remove(&self.id);
         }
     }

@@ -50,7 +50,8 @@ pub struct FunctionStatus {
     pub storage_used: Size,
     /// How often what it keeps was changed since it was installed. It never goes back; a client that remembers it notices an earlier state.
     #[serde(default)]
-    pub changes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<u64>,
     /// What it was granted.
     pub granted: Granted,
     /// The last lines it logged, for its own client.

@@ -71,6 +71,10 @@ impl Client {
             .header(header::AUTHORIZATION, bearer(&token.reveal())?)
             .header("bento-detach", id.to_string())
             .header("bento-arguments", call.arguments()?);
+        let request = match call.seen {
+            Some(seen) => request.header("bento-seen", seen),
+            None => request,
+        };
         let answer = self.send(request, None, call.input, node, &function(node, token.digest()), call.within).await?;
         if answer.response.status() == StatusCode::ACCEPTED {
             return Ok(());

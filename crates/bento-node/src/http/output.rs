@@ -138,7 +138,16 @@ async fn begin(
         kept.put(&format!("{name}/state"), &[b' '; OUTCOME_BYTES_MAX])?;
         kept.writer(&name, Mode::Put)
     });
-    let writer = writer.await.map_err(|error| failure(error, OUTPUTS_MAX))?;
+    let writer = match writer.await {
+        Ok(writer) => writer,
+        Err(error) => {
+            // What was put before there was no room for more would say that it goes on.
+            if matches!(error, StoreError::Full { .. } | StoreError::DiskFull) {
+                forget_state(store, id).await;
+            }
+            return Err(failure(error, OUTPUTS_MAX));
+        }
+    };
     let invocation = match container.invoke(method, arguments, Some(&key)).await {
         Ok(invocation) => invocation,
         Err(error) => {

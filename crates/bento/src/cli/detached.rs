@@ -28,8 +28,10 @@ const AGAIN: Duration = Duration::from_secs(2);
 pub(crate) async fn begin(context: &Context, args: args::Invoke, record: &Record) -> Result<(), Failure> {
     let store = context.store()?;
     let id = OutputId::mint()?;
-    let call = call(&args.call, record.lifetime, record.traffic).await?;
+    let mut call = call(&args.call, record.lifetime, record.traffic).await?;
     let node = record.node()?;
+    // A plain node could say whatever it likes.
+    call.seen = (node.is_conclave() && record.changes > 0).then_some(record.changes);
     let client = context.client(&node).await?;
     let name = args.name;
     store.update(|functions| {

@@ -37,10 +37,12 @@ pub(crate) async fn invoke(context: &Context, args: args::Invoke) -> Result<(), 
     let about = |error| Failure::about(error, &args.name, None);
     let output = client.invoke(&node, &record.tokens()?.invocation, call).await.map_err(about)?;
     let delivered = deliver(context, output, sink).await;
-    if node.is_conclave() {
-        // What it changed is what the next invocation must find.
-        let status = client.status(&node, &record.tokens()?.invocation).await.map_err(|error| Failure::about(error, &args.name, None))?;
-        super::function::see(context, &args.name, &record, &status)?;
+    // What it changed is what the next invocation must find. How this one ended comes first, also where the function is no more.
+    if node.is_conclave()
+        && let Ok(status) = client.status(&node, &record.tokens()?.invocation).await
+    {
+        let seen = super::function::see(context, &args.name, &record, &status);
+        return delivered.and(seen);
     }
     delivered
 }

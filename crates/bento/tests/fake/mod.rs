@@ -228,7 +228,7 @@ pub fn status() -> FunctionStatus {
         cpu_used: Span::seconds(0),
         traffic_used: Size::bytes(120),
         storage_used: Size::bytes(0),
-        changes: 0,
+        changes: Some(0),
         granted: Granted {
             memory: Size::mib(32),
             scratch: Size::mib(1),
