@@ -362,6 +362,10 @@ mod tests {
         drop(two);
         one.keep(Span::seconds(3600));
         drop(one);
+        // The same tokens once more, and refused there: what has them keeps its place, and is not over sooner.
+        let mut again = take(1).unwrap();
+        again.keep(Span::millis(0));
+        again.give_back();
         let mut three = take(3).unwrap();
         assert!(take(4).is_err());
         // What is over by itself counts no longer.
