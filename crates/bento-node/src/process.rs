@@ -308,8 +308,8 @@ impl Process {
         self.broker.close().await;
         let slots = self.slots().take();
         self.gone.cancel();
-        for slot in slots.into_iter().flat_map(|slots| slots.open.into_values()) {
-            let _ = slot.outcome.send(outcome.clone());
+        for Slot { outcome: told, .. } in slots.into_iter().flat_map(|slots| slots.open.into_values()) {
+            let _ = told.send(outcome.clone());
         }
         container.forget(&self).await;
     }
@@ -330,8 +330,9 @@ impl Process {
             }
             match frame {
                 FromFunction::Done { done, outcome } => {
-                    let slot = self.close(done).ok_or(Violation::NoFrame)?;
-                    let _ = slot.outcome.send(believed(outcome));
+                    // Its place is free before its client can know that it has ended, and ask for the next.
+                    let Slot { outcome: told, .. } = self.close(done).ok_or(Violation::NoFrame)?;
+                    let _ = told.send(believed(outcome));
                 }
                 FromFunction::Call(call) => match call.name.as_str() {
                     "log" => answer_call(&self.link, call.number, container.log(&call).await, None).await?,
