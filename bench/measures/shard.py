@@ -160,7 +160,8 @@ class _Remote:
             self._pieces[arguments["offset"]] = input
             self._answer = b'{"offset": %d}' % (arguments["offset"] + len(input))
         else:
-            self._answer = self._pieces[arguments["offset"]] if method == "get" else b"{}"
+            there = b'{"offset": %d}' % sum(map(len, self._pieces.values()))
+            self._answer = self._pieces[arguments["offset"]] if method == "get" else there
         yield self
 
     def read(self) -> bytes:

@@ -50,7 +50,7 @@ pub struct FunctionStatus {
     pub storage_used: Size,
     /// How often what it keeps was changed since it was installed. It never goes back; a client that remembers it notices an earlier state.
     #[serde(default)]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub changes: Option<u64>,
     /// What it was granted.
     pub granted: Granted,
