@@ -13,6 +13,7 @@ use bento::{Drip, DropId, Intake, NodeAddress, OutputId, Recipe, SealedFile, Sha
 use bento_proto::Span;
 use serde::{Deserialize, Serialize};
 
+use super::now;
 use crate::cli::{
     failure::Failure,
     place::{self, check_private, lock, make_private, write_whole},
@@ -42,7 +43,7 @@ pub(super) struct Kept {
     /// Its shards, once they are made,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) shards: Option<Shards>,
-    /// and since when all of them are there, in seconds since 1970.
+    /// and since when the oldest of them may be there, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) since: Option<u64>,
     /// What was begun and is not at its end.
@@ -156,6 +157,11 @@ impl Kept {
     /// Its recipe, if it is whole.
     pub(super) fn whole(&self) -> Option<Recipe> {
         self.shards.clone().map(|shards| Recipe::new(self.file.clone(), shards))
+    }
+
+    /// How long its shards last at least, as far as that is known.
+    pub(super) fn left(&self) -> Option<Span> {
+        self.since.map(|since| Span::seconds((since + self.keep.as_seconds_up()).saturating_sub(now())))
     }
 
     /// Is it on its way to its shards?

@@ -18,7 +18,6 @@ use super::{
     Names, drip,
     kept::{Dripping, Kept, Open, Place, Shelves, Task, Work},
     nodes::{Chosen, File},
-    now,
     spooled::{self, Padding},
     work::{self, Ended, give_up, shard},
 };
@@ -338,7 +337,8 @@ async fn upload(context: &Context, open: &mut Open, shard: &Shard, parcel: &Parc
 
 /// The shards are there: keeps them, and ends what made them.
 pub(super) async fn settle(context: &Context, open: &mut Open, shards: bento::Shards) -> Result<(), Failure> {
-    (open.kept.shards, open.kept.since) = (Some(shards), Some(now()));
+    let since = since(&open.kept);
+    (open.kept.shards, open.kept.since) = (Some(shards), since);
     open.save()?;
     open.give()?;
     if let Some(place) = open.work()?.shard.clone() {
@@ -349,6 +349,15 @@ pub(super) async fn settle(context: &Context, open: &mut Open, shards: bento::Sh
     open.save()?;
     let _ = std::fs::remove_file(open.spool());
     Ok(())
+}
+
+/// Since when the oldest of the shards may be there, so that no more is promised than the first of them to end has. They are made after Shard
+/// was installed, however late they are picked up; and a repair leaves those that were good as old as they were.
+fn since(kept: &Kept) -> Option<u64> {
+    match &kept.work {
+        Some(Work { task: Task::Spread, shard: Some(place), .. }) if place.renewed > 0 => Some(place.renewed / 1000),
+        _ => kept.since,
+    }
 }
 
 fn left(context: &Context, open: &Open) -> Result<(), Failure> {
@@ -371,7 +380,7 @@ fn told(context: &Context, open: &Open, again: bool, dripping: Option<&Dripping>
         file.name,
         split.of,
         split.need,
-        time(open.kept.keep),
+        time(open.kept.left().unwrap_or(open.kept.keep)),
         nodes.join(", ")
     );
     if let Some(dripping) = dripping {
@@ -387,4 +396,27 @@ fn told(context: &Context, open: &Open, again: bool, dripping: Option<&Dripping>
         "seen": dripping.map(drip::seen),
     });
     context.say(&text, &json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_promised_than_the_oldest_shard_has() {
+        let file = SealedFile::new("a".into(), 5, &[0; 32], 100, &FileKey::mint().unwrap());
+        let mut kept = Kept::new(file, SPLIT, KEEP);
+        let mut shard = Place::new(&"127.0.0.1:8030".parse().unwrap(), 4).unwrap();
+        shard.renewed = 7_900;
+        let mut work = Work::new(Task::Spread).unwrap();
+        work.shard = Some(shard);
+        kept.work = Some(work.clone());
+        assert_eq!(since(&kept), Some(7));
+        // A repair makes some of them anew, later.
+        work.task = Task::Repair { more: 1, thorough: false };
+        (kept.work, kept.since) = (Some(work), Some(5));
+        assert_eq!(since(&kept), Some(5));
+        kept.since = None;
+        assert_eq!(since(&kept), None);
+    }
 }
