@@ -66,6 +66,9 @@ pub(super) struct Work {
     /// Its detached invocation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) output: Option<String>,
+    /// How it is to leave in portions, until nodes are chosen for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) planned: Option<Planned>,
     /// The file in portions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) dripping: Option<Dripping>,
@@ -95,6 +98,15 @@ pub(super) struct Place {
     /// When its lifetime began, in milliseconds since 1970.
     #[serde(default)]
     pub(super) renewed: u64,
+}
+
+/// Portions that are asked for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub(super) struct Planned {
+    /// Bytes of each.
+    pub(super) each: u64,
+    /// Over how long they leave.
+    pub(super) over: Span,
 }
 
 /// A file that leaves in portions.
@@ -133,7 +145,7 @@ impl Place {
 
 impl Work {
     pub(super) fn new(task: Task) -> Result<Self, Failure> {
-        Ok(Self { task, id: DropId::mint()?.to_string(), shard: None, staged: false, output: None, dripping: None })
+        Ok(Self { task, id: DropId::mint()?.to_string(), shard: None, staged: false, output: None, planned: None, dripping: None })
     }
 
     pub(super) fn id(&self) -> Result<DropId, Failure> {
