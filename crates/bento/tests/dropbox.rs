@@ -281,8 +281,20 @@ fn a_file_for_a_recipient_opens_with_its_identity_and_a_plain_one_is_as_it_was()
     let drops = state.lock().unwrap().drops.clone();
     let plain = drops.values().find(|drop| drop.name.as_deref() == Some("a b")).unwrap();
     assert!(plain.bytes == content() && !plain.page);
-    home.good(&["dropbox", "get", put["link"].as_str().unwrap()]);
+    let own = format!("{}/{}", put["dropbox"].as_str().unwrap(), put["drop"].as_str().unwrap());
+    let link = put["link"].as_str().unwrap();
+    let said = home.good(&["dropbox", "get", link]);
+    assert!(said.starts_with("As the node sent it, which could have changed it: 300000 bytes in a b"), "{said}");
     assert!(fs::read(home.path("a b")).unwrap() == content());
+    let said = home.good(&["dropbox", "get", &own, "-o", "own copy"]);
+    assert!(said.starts_with("Whole: 300000 bytes"), "{said}");
+    // Its sender knows what it was; who has the link alone does not.
+    state.lock().unwrap().faults.flip = Some(7);
+    let changed = home.run(&["dropbox", "get", &own, "-o", "no"]);
+    assert_eq!(changed.status.code(), Some(6), "{}", text(&changed.stderr));
+    assert!(text(&changed.stderr).contains("what came is not what was sent: its SHA-256 is ") && !home.path("no").exists());
+    let said = home.json(&["dropbox", "get", link, "-o", "other"]);
+    assert_eq!(said["checked"], false, "{said}");
 }
 
 #[test]
