@@ -344,6 +344,13 @@ fn what_no_node_takes_is_told_before_it_is_read_with_what_is_missing_and_how_lar
         assert!(said.contains(" of storage, and it offers 64 MiB (") && said.contains(" of traffic, and it offers 256 MiB ("), "{said}");
         assert!(said.contains(" too little); "), "{said}");
     }
+    home.good(&["nodes", "add", "gone", "127.0.0.1:1"]);
+    let silent = text(&home.run(&["dropbox", "put", "large"]).stderr);
+    assert!(
+        silent.starts_with("Error: no node that answered takes large; here: ") && silent.contains("; 1 node did not answer"),
+        "{silent}"
+    );
+    home.good(&["nodes", "remove", "gone"]);
     let long = home.run(&["dropbox", "put", "file", "--expires", "30d"]);
     let said = text(&long.stderr);
     assert!(said.contains("30 d of lifetime, and it offers 1 d (29 d too little)") && said.contains("`--expires`"), "{said}");

@@ -248,6 +248,10 @@ fn what_no_node_takes_leaves_nothing_behind() {
         assert_eq!(refused.status.code(), Some(3), "{}", text(&refused.stderr));
         assert!(text(&refused.stderr).contains(said) && text(&refused.stderr).contains("Hint: "), "{}", text(&refused.stderr));
     }
+    place.home.good(&["nodes", "add", "gone", "127.0.0.1:1"]);
+    let silent = place.home.run(&["shard", "put", "report.pdf", "--keep", "30d"]);
+    assert!(text(&silent.stderr).contains("0 of 4 nodes can take a shard") && text(&silent.stderr).contains("; 1 node did not answer"));
+    place.home.good(&["nodes", "remove", "gone"]);
     place.world().policy = Some("[offers]\nimage = [\"python3\"]\n".into());
     let no_image = place.home.run(&["shard", "put", "report.pdf", "--of", "2"]);
     assert!(text(&no_image.stderr).contains("shard needs shard of image, and it offers python3"), "{}", text(&no_image.stderr));

@@ -141,7 +141,8 @@ pub(super) async fn choose(context: &Context, wanted: &Wanted<'_>) -> Result<Cho
     let takers: Vec<&Fit> = fits.iter().filter(|fit| may_take(fit)).collect();
     if takers.len() < wanted.count {
         let refused = fits.iter().filter_map(|fit| Some(format!("{}: {}", fit.name, fit.takes.as_ref().err()?)));
-        let failure = too_few(wanted.count, takers.len(), count, refused.chain(silent).collect());
+        let unheard = silent.len();
+        let failure = too_few(wanted.count, takers.len(), (count, unheard), refused.chain(silent).collect());
         return Err(or_smaller(failure, wanted, &fits, (is_host, may_be_listed), ", or give a larger `--need` for smaller shards"));
     }
     let makers: Vec<&Fit> = fits.iter().filter(|fit| is_host(fit) && fit.makes.is_ok()).collect();
@@ -192,9 +193,9 @@ pub(super) async fn visited(context: &Context, bundle: &Bundle, mode: Mode, host
 }
 
 /// `2 of 3 nodes can take a shard, and 4 are needed; …`
-fn too_few(needed: usize, found: usize, asked: usize, reasons: Vec<String>) -> Failure {
+fn too_few(needed: usize, found: usize, (asked, silent): (usize, usize), reasons: Vec<String>) -> Failure {
     let first = reasons.into_iter().next().map(|reason| format!("; {reason}")).unwrap_or_default();
-    let text = format!("{found} of {} can take a shard, and {needed} are needed{first}", ask::counted(asked));
+    let text = format!("{found} of {} can take a shard, and {needed} are needed{first}{}", ask::counted(asked), ask::unheard(silent));
     Failure::new(REFUSED, text).with_hint("add nodes with `bento nodes add`, or ask for less: `--of`, `--keep`, or a larger `--need`")
 }
 
