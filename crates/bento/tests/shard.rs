@@ -259,6 +259,23 @@ fn what_no_node_takes_leaves_nothing_behind() {
 }
 
 #[test]
+fn conclaves_are_left_out_before_anything_is_read() {
+    let place = Place::new(4);
+    for words in [&["shard", "put", "report.pdf"][..], &["shard", "put", "-"], &["shard", "repair", "report.pdf"]] {
+        let refused = place.home.run(&[words, &["--require-conclave"]].concat());
+        assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));
+        assert!(text(&refused.stderr).contains("Shard does not put shards into conclaves yet"), "{}", text(&refused.stderr));
+    }
+    assert!(place.nodes.iter().all(|node| node.asked.lock().unwrap().is_empty()) && place.left().is_empty());
+    place.home.good(&["nodes", "remove", "n4"]);
+    place.home.good(&["nodes", "add", "n4", &format!("{}/conclave", place.nodes[3].address)]);
+    let refused = place.home.run(&["shard", "put", "report.pdf"]);
+    assert!(text(&refused.stderr).contains("3 of 4 nodes can take a shard, and 4 are needed; n4: "), "{}", text(&refused.stderr));
+    assert_eq!((place.world().drops.installed, place.left()), (0, vec![]));
+    place.home.good(&["shard", "put", "report.pdf", "--of", "3"]);
+}
+
+#[test]
 fn what_nodes_have_no_room_for_is_told_before_it_is_read_with_how_large_it_may_be() {
     let place = Place::new(5);
     // Nobody could read them to their end within a test.

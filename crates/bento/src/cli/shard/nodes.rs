@@ -6,7 +6,7 @@ use bento::{Candidate, Candidates, FileKey, Load, Mode, NodeAddress};
 use bento_proto::{bundle::Bundle, node::Description, pad::HEAD};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Chance, drip, kept::Task, spooled::Padding, work};
+use super::{CONCLAVE, Chance, drip, kept::Task, spooled::Padding, work};
 use crate::cli::{
     ask::{self, Asked},
     context::Context,
@@ -111,7 +111,7 @@ pub(super) async fn choose(context: &Context, wanted: &Wanted<'_>) -> Result<Cho
     let is_host = |fit: &Fit| host.as_ref().is_none_or(|(_, address)| *address == fit.address);
     // What was given by its address alone is nobody's of the list, and gets no shard.
     let listed = context.nodes()?.read()?;
-    let may_be_listed = |fit: &Fit| listed.iter().any(|(_, known)| *known == fit.address);
+    let may_be_listed = |fit: &Fit| !fit.address.is_conclave() && listed.iter().any(|(_, known)| *known == fit.address);
     let may_take = |fit: &Fit| fit.takes.is_ok() && may_be_listed(fit);
 
     let (count, mut fits, mut silent) = (list.len(), Vec::new(), Vec::new());
@@ -205,7 +205,8 @@ fn no_maker(why: Option<String>, hint: &str) -> Failure {
 }
 
 fn fit(needs: &Needs, name: String, address: NodeAddress, told: Description) -> Fit {
-    let (takes, makes) = (takes(&told, needs), makes_any(&told, needs));
+    let takes = if address.is_conclave() { Err(CONCLAVE.to_owned()) } else { takes(&told, needs) };
+    let makes = makes_any(&told, needs);
     Fit { name, address, told, takes, makes }
 }
 
