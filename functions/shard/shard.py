@@ -171,9 +171,16 @@ def repair(
     progress = Marks(api, marks)
     with Job(api, job) as work:
         if "recipe" not in work.record:
+            before = recipe["shards"]
             recipe, lost = _mended(api, work, recipe, code, (nodes, avoid), more, thorough, progress)
             _report(api, recipe, lost)
-            work.keep(recipe=recipe, shelves={})
+            left = {entry["drop"] for entry in recipe["shards"]}
+            bad = [entry for entry in [*before, *work.shelves.values()] if entry["drop"] not in left]
+            work.keep(recipe=recipe, shelves={}, bad=bad)
+        # Only now: until here the old recipe held, and a node that could not be reached for a while may be back.
+        if work.record.get("bad"):
+            ended((Shelf(api, entry) for entry in work.record["bad"]), tries=1)
+            work.keep(bad=[])
         progress.at(1.0)
         _tell(api, work.record["recipe"], marks)
 
@@ -291,8 +298,6 @@ def _repaired(api, job: Job, recipe: dict, code, where: tuple, lost: dict[int, s
         raise
     finally:
         stripes.close(blame=False)
-    # Only now: until here the old recipe held.
-    ended((Shelf(api, entry) for entry in bad), tries=1)
     api.log(f"{len(shelves)} shards made, {len(good)} kept")
     shards = good + [shelf.entry for shelf in shelves]
     return recipe | {"n": len(shards), "next": max(recipe["next"], *(number + 1 for number in numbers)), "shards": shards}

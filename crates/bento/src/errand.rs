@@ -195,7 +195,7 @@ impl Errand {
     async fn ask(&self, client: &Client, found: DropError) -> Result<Collected, ErrandError> {
         match client.output(&self.browser.node, &self.browser.tokens.invocation, self.output, 0, Duration::ZERO).await {
             Ok(Fetched::Running(_)) => Ok(Collected::Underway),
-            // As long as the Dropbox has not said itself that there is nothing, it may be there.
+            // As long as the Dropbox has not said itself that there is nothing, or not all of it, it may be there.
             Ok(Fetched::Ended { .. }) if !is_gone(&found) => Err(found.into()),
             Ok(Fetched::Ended { output, .. }) => match end_of(*output).await {
                 // It says that it left the page, so the Dropbox is what is wrong.
@@ -217,10 +217,10 @@ impl Errand {
     }
 }
 
-/// Has the Dropbox, or its node, said that there is nothing?
+/// Has the Dropbox, or its node, said that there is nothing, or not all of it? Nobody brings the rest once Browser has ended.
 fn is_gone(error: &DropError) -> bool {
     match error {
-        DropError::Refused(DropRefusal::Gone) => true,
+        DropError::Refused(DropRefusal::Gone | DropRefusal::NotFinished) => true,
         DropError::Client(ClientError::Refused(problem)) => problem.code() == "unknown-token",
         _ => false,
     }

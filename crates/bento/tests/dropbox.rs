@@ -281,8 +281,20 @@ fn a_file_for_a_recipient_opens_with_its_identity_and_a_plain_one_is_as_it_was()
     let drops = state.lock().unwrap().drops.clone();
     let plain = drops.values().find(|drop| drop.name.as_deref() == Some("a b")).unwrap();
     assert!(plain.bytes == content() && !plain.page);
-    home.good(&["dropbox", "get", put["link"].as_str().unwrap()]);
+    let own = format!("{}/{}", put["dropbox"].as_str().unwrap(), put["drop"].as_str().unwrap());
+    let link = put["link"].as_str().unwrap();
+    let said = home.good(&["dropbox", "get", link]);
+    assert!(said.starts_with("As the node sent it, which could have changed it: 300000 bytes in a b"), "{said}");
     assert!(fs::read(home.path("a b")).unwrap() == content());
+    let said = home.good(&["dropbox", "get", &own, "-o", "own copy"]);
+    assert!(said.starts_with("Whole: 300000 bytes"), "{said}");
+    // Its sender knows what it was; who has the link alone does not.
+    state.lock().unwrap().faults.flip = Some(7);
+    let changed = home.run(&["dropbox", "get", &own, "-o", "no"]);
+    assert_eq!(changed.status.code(), Some(6), "{}", text(&changed.stderr));
+    assert!(text(&changed.stderr).contains("what came is not what was sent: its SHA-256 is ") && !home.path("no").exists());
+    let said = home.json(&["dropbox", "get", link, "-o", "other"]);
+    assert_eq!(said["checked"], false, "{said}");
 }
 
 #[test]
@@ -332,6 +344,13 @@ fn what_no_node_takes_is_told_before_it_is_read_with_what_is_missing_and_how_lar
         assert!(said.contains(" of storage, and it offers 64 MiB (") && said.contains(" of traffic, and it offers 256 MiB ("), "{said}");
         assert!(said.contains(" too little); "), "{said}");
     }
+    home.good(&["nodes", "add", "gone", "127.0.0.1:1"]);
+    let silent = text(&home.run(&["dropbox", "put", "large"]).stderr);
+    assert!(
+        silent.starts_with("Error: no node that answered takes large; here: ") && silent.contains("; 1 node did not answer"),
+        "{silent}"
+    );
+    home.good(&["nodes", "remove", "gone"]);
     let long = home.run(&["dropbox", "put", "file", "--expires", "30d"]);
     let said = text(&long.stderr);
     assert!(said.contains("30 d of lifetime, and it offers 1 d (29 d too little)") && said.contains("`--expires`"), "{said}");

@@ -5,8 +5,11 @@ mod fake;
 
 use std::time::{Duration, Instant};
 
-use bento::{Bounds, Browse, Call, Client, ClientError, Input, Kind, NodeAddress, Part, Sizes, Standard, Tokens};
-use bento_proto::{Bound, Outcome, Problem, SealKey, bundle::Bundle};
+use bento::{
+    Bounds, Browse, Call, Client, ClientError, Collected, DropError, DropRefusal, Errand, ErrandError, Input, Kind, NodeAddress, Part,
+    Sizes, Standard, Tokens,
+};
+use bento_proto::{Bound, Outcome, Problem, SealKey, Span, bundle::Bundle};
 use fake::{Act, Asked, FakeNode, good, pad, page, problem, short, streamed, whole};
 use tokio::io::AsyncWriteExt as _;
 
@@ -309,6 +312,28 @@ async fn the_browser_is_asked_for_what_was_wanted() {
     let arguments: serde_json::Value = serde_json::from_str(asked.header("bento-arguments").unwrap()).unwrap();
     let wanted = serde_json::json!({"url": "https://site.example/ü", "sizes": [9_000, 20_000], "scripts": true, "warc": true});
     assert_eq!(arguments, wanted);
+}
+
+/// Collects a page of which a part was left, where Browser's node answers this.
+async fn collect(answer: String) -> Result<Collected, ErrandError> {
+    let dropbox = FakeNode::start(|_| fake::dropbox::failed("NotFinished: the drop is still on its way here")).await;
+    let browser = FakeNode::start(move |_| send(&answer)).await;
+    let errand = Errand::new(Browse::new("https://site.example/"), browser.node(), dropbox.node(), Span::seconds(60)).unwrap();
+    errand.collect(&client(), |_, _| {}).await
+}
+
+#[tokio::test]
+async fn a_page_of_which_a_part_was_left_is_on_its_way_only_while_its_browser_runs() {
+    let running = "HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nBento-Output-Bytes: 0\r\nContent-Length: 2\r\n\r\n{}";
+    assert!(matches!(collect(running.into()).await, Ok(Collected::Underway)));
+    let ended = |outcome: &str| format!("HTTP/1.1 200 OK\r\nBento-Outcome: {outcome}\r\nContent-Length: 0\r\n\r\n");
+    for outcome in [r#"{"outcome":"failed","error":"Full: no room","traceback":""}"#, r#"{"outcome":"killed","bound":"memory"}"#] {
+        let collected = collect(ended(outcome)).await;
+        assert!(matches!(collected, Err(ErrandError::Failed(ClientError::Ended(_)))), "{collected:?}");
+    }
+    // It may have been finished in between.
+    let collected = collect(ended(r#"{"outcome":"returned"}"#)).await;
+    assert!(matches!(collected, Err(ErrandError::Drop(DropError::Refused(DropRefusal::NotFinished)))), "{collected:?}");
 }
 
 #[tokio::test]

@@ -248,10 +248,31 @@ fn what_no_node_takes_leaves_nothing_behind() {
         assert_eq!(refused.status.code(), Some(3), "{}", text(&refused.stderr));
         assert!(text(&refused.stderr).contains(said) && text(&refused.stderr).contains("Hint: "), "{}", text(&refused.stderr));
     }
+    place.home.good(&["nodes", "add", "gone", "127.0.0.1:1"]);
+    let silent = place.home.run(&["shard", "put", "report.pdf", "--keep", "30d"]);
+    assert!(text(&silent.stderr).contains("0 of 4 nodes can take a shard") && text(&silent.stderr).contains("; 1 node did not answer"));
+    place.home.good(&["nodes", "remove", "gone"]);
     place.world().policy = Some("[offers]\nimage = [\"python3\"]\n".into());
     let no_image = place.home.run(&["shard", "put", "report.pdf", "--of", "2"]);
     assert!(text(&no_image.stderr).contains("shard needs shard of image, and it offers python3"), "{}", text(&no_image.stderr));
     assert_eq!((place.world().drops.installed, place.left()), (0, vec![]));
+}
+
+#[test]
+fn conclaves_are_left_out_before_anything_is_read() {
+    let place = Place::new(4);
+    for words in [&["shard", "put", "report.pdf"][..], &["shard", "put", "-"], &["shard", "repair", "report.pdf"]] {
+        let refused = place.home.run(&[words, &["--require-conclave"]].concat());
+        assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));
+        assert!(text(&refused.stderr).contains("Shard does not put shards into conclaves yet"), "{}", text(&refused.stderr));
+    }
+    assert!(place.nodes.iter().all(|node| node.asked.lock().unwrap().is_empty()) && place.left().is_empty());
+    place.home.good(&["nodes", "remove", "n4"]);
+    place.home.good(&["nodes", "add", "n4", &format!("{}/conclave", place.nodes[3].address)]);
+    let refused = place.home.run(&["shard", "put", "report.pdf"]);
+    assert!(text(&refused.stderr).contains("3 of 4 nodes can take a shard, and 4 are needed; n4: "), "{}", text(&refused.stderr));
+    assert_eq!((place.world().drops.installed, place.left()), (0, vec![]));
+    place.home.good(&["shard", "put", "report.pdf", "--of", "3"]);
 }
 
 #[test]
@@ -275,14 +296,6 @@ fn what_nodes_have_no_room_for_is_told_before_it_is_read_with_how_large_it_may_b
     assert_eq!((place.world().drops.installed, place.left()), (0, vec![]));
     let asked: Vec<String> = place.nodes.iter().flat_map(|node| node.asked.lock().unwrap().clone()).map(|asked| asked.line).collect();
     assert!(asked.iter().all(|line| line == "GET /v1/node"), "{asked:?}");
-    // What comes from stdin is sealed by then; nothing of it stays.
-    place.world().policy = Some(format!("{}storage = \"1 MiB\"\n", fake::shard::POLICY));
-    let mut child = place.home.command(&["shard", "put", "-"]).stdin(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(&content()).unwrap();
-    let refused = child.wait_with_output().unwrap();
-    place.world().policy = None;
-    assert!(text(&refused.stderr).contains("too little"), "{}", text(&refused.stderr));
-    assert_eq!((place.world().drops.installed, place.left()), (0, vec![]));
 
     // A repair says so as early, and the recipe stays; what could be put can be repaired.
     fs::File::create(place.home.path("most")).unwrap().set_len(4_000_000).unwrap();
@@ -331,6 +344,40 @@ fn what_comes_from_stdin_is_sealed_on_disk_until_it_is_sent_and_its_client_may_l
     let stdout = place.home.run(&["shard", "get", "stdin", "-o", "-"]);
     assert!(stdout.stdout == content(), "{}", text(&stdout.stderr));
     assert!(!place.left().contains(&"stdin.sealed".to_owned()));
+}
+
+#[test]
+fn what_came_from_stdin_stays_when_nobody_takes_it_and_goes_on_when_somebody_does() {
+    let place = Place::new(4);
+    let put = |words: &[&str]| {
+        let mut child = place.home.command(words).stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(&content()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        (output.status.code(), text(&output.stderr))
+    };
+    place.world().policy = Some(format!("{}storage = \"1 MiB\"\n", fake::shard::POLICY));
+    let (status, said) = put(&["shard", "put", "-"]);
+    assert!(status == Some(3) && said.contains("too little"), "{said}");
+    assert!(said.contains("what came is kept: `bento shard put --resume stdin` goes on with it, `bento shard rm stdin`"), "{said}");
+    // In portions only, where that was asked for.
+    place.world().policy = Some("[offers]\nimage = [\"python3\"]\n".into());
+    let (_, said) = put(&["shard", "put", "-", "--name", "drip", "--over", "1s", "--each", "50000"]);
+    assert!(said.contains("--resume drip"), "{said}");
+    let again = place.home.run(&["shard", "put", "--resume", "drip"]);
+    assert!(again.status.code() == Some(3) && text(&again.stderr).contains("--resume drip"), "{}", text(&again.stderr));
+    // A node that took it in its policy, and has no room now.
+    place.world().policy = None;
+    place.world().busy = true;
+    let (_, said) = put(&["shard", "put", "-", "--name", "late"]);
+    assert!(!place.world().busy && said.contains("--resume late"), "{said}");
+    for name in ["stdin", "drip", "late"] {
+        let spool = fs::read(place.home.path(&format!(".local/share/bento/shards/{name}.sealed"))).unwrap();
+        assert!(!has_content(&spool));
+        let said = place.home.json(&["shard", "put", "--resume", name]);
+        assert_eq!(said["seen"]["uploads"].as_u64(), (name == "drip").then_some(7), "{said}");
+        assert!(place.home.run(&["shard", "get", name, "-o", "-"]).stdout == content());
+    }
+    assert!(!place.left().iter().any(|name| name.ends_with(".sealed")));
 }
 
 #[test]

@@ -239,6 +239,29 @@ def test_a_repair_that_fails_leaves_the_old_recipe_good(world):
     assert world.run("get", recipe) == DATA
 
 
+def test_a_repair_that_fails_in_a_later_round_has_ended_no_shard_of_the_old_recipe(world):
+    recipe = world.put(DATA, n=5, k=3)
+    away = world.nodes[recipe["shards"][0]["node"]]
+    away.down = True
+    world.spoil(recipe, 1, 20_000)  # its node does not know
+    free, *_ = [node for address, node in world.nodes.items() if address not in {entry["node"] for entry in recipe["shards"]}]
+    for node in world.nodes.values():
+        node.functions_max = node.functions_max if node is free else 0
+    back = []
+
+    def finished(method: str, arguments: dict) -> None:
+        if method == "finish":
+            back.append(method)
+            away.down = False
+
+    free.before = finished
+    with pytest.raises(NotEnoughNodes):
+        world.ask("repair", recipe)
+    assert back and world.functions() == 5
+    keep_only(world, recipe, [0, 2, 3])
+    assert world.run("get", recipe) == DATA
+
+
 def test_nodes_of_one_operator_are_taken_last_and_of_one_relay_once(world):
     known = [{"address": f"node{number}.onion", "operator": "one" if number < 4 else f"of {number}", "relay": f"R{number}"} for number in range(7)]
     known.append({"address": "node7.onion", "relay": "R6"})

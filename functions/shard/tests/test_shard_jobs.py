@@ -263,6 +263,36 @@ def test_a_repair_goes_on_after_a_kill(world, monkeypatch, mode, step):
         world.ask("repair", recipe, job=begun)
 
 
+def test_a_shard_that_was_out_of_reach_is_ended_once_the_new_recipe_is_kept_and_not_before(world, monkeypatch):
+    recipe = world.put(DATA, n=4, k=2)
+    away = world.nodes[recipe["shards"][0]["node"]]
+    away.down = True
+    job = secrets.token_hex(16)
+    keep = jobs.Job.keep
+
+    def back(method: str, arguments: dict) -> None:
+        if method == "finish":
+            away.down = False
+
+    def full(self, **known) -> None:
+        if "recipe" in known:
+            raise OSError(122, "the store is full")
+        keep(self, **known)
+
+    for node in world.nodes.values():
+        node.before = back
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs.Job, "keep", full)
+        with pytest.raises(OSError, match="the store is full"):
+            world.ask("repair", recipe, job=job)
+    keep_only(world, recipe, [0, 1])
+    assert world.run("get", recipe) == DATA
+    keep_only(world, recipe, range(99))
+    mended = world.ask("repair", recipe, job=job)
+    assert recipe["shards"][0]["invocation"] not in away.functions and world.functions() == 4
+    assert world.ask("check", mended, thorough=True)["good"] == 4
+
+
 def test_a_shard_that_does_not_answer_holds_nobody_up_and_is_told(world, mode, monkeypatch):
     monkeypatch.setattr(filling, "LATE_SECONDS", 0.2)
     recipe = world.put(DATA, n=5, k=3, mode=mode)

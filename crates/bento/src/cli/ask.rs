@@ -66,6 +66,11 @@ pub(crate) async fn all(context: &Context, nodes: Vec<(String, NodeAddress)>) ->
     answers.into_iter().map(|(_, asked)| asked).collect()
 }
 
+/// `; 2 nodes did not answer`, if there are any: they may be others than those that refuse.
+pub(crate) fn unheard(silent: usize) -> String {
+    if silent == 0 { String::new() } else { format!("; {} did not answer", counted(silent)) }
+}
+
 /// `1 node`, `2 nodes`.
 pub(crate) fn counted(count: usize) -> String {
     if count == 1 { "1 node".into() } else { format!("{count} nodes") }

@@ -212,7 +212,8 @@ pub(crate) async fn pick(context: &Context, bundle: &Bundle, other: Option<&Node
         let text = if count == 1 {
             format!("{name} would refuse: {why}")
         } else {
-            format!("no node of the list can take {}; {name}: {why}", bundle.manifest.name)
+            let of = nobody.of_the_list();
+            format!("no node {of} can take {}; {name}: {why}{}", bundle.manifest.name, ask::unheard(nobody.silent.len()))
         };
         return Err(Failure::new(REFUSED, text).with_hint("add nodes with `bento nodes add`; `bento policy NODE` shows what one allows"));
     }
@@ -229,6 +230,11 @@ pub(crate) struct Nobody {
 }
 
 impl Nobody {
+    /// Which nodes refuse.
+    pub(crate) fn of_the_list(&self) -> &'static str {
+        if self.silent.is_empty() { "of the list" } else { "that answered" }
+    }
+
     /// What is said where no node answered at all.
     pub(crate) fn silence(self) -> Failure {
         match self.silent.into_iter().next() {

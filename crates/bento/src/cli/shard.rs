@@ -32,7 +32,14 @@ use super::{
 /// Longest recipe that is read.
 const RECIPE_BYTES_MAX: u64 = 512 << 10;
 
+/// Why no shard goes to a node's conclave.
+const CONCLAVE: &str = "Shard does not put shards into conclaves yet";
+
 pub(crate) async fn run(context: &Context, args: args::Shard) -> Result<(), Failure> {
+    if context.options.require_conclave && matches!(args, args::Shard::Put(_) | args::Shard::Repair(_)) {
+        return Err(Failure::input(CONCLAVE)
+            .with_hint("leave `--require-conclave` out: nodes with shards have ciphertext alone; or use `bento dropbox put`"));
+    }
     match args {
         args::Shard::Put(args) => put::run(context, args).await,
         args::Shard::Get(args) => get::run(context, args).await,

@@ -51,7 +51,7 @@ impl Sink {
             Ok(_) if !force => return Err(is_there(path)),
             _ => {}
         }
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let directory = directory(path);
         // With the mode of any new file: what the person's umask leaves of it.
         let mode = fs::Permissions::from_mode(0o666);
         let made = tempfile::Builder::new().prefix(".bento-").permissions(mode).tempfile_in(directory);
@@ -88,15 +88,32 @@ impl Sink {
                 Err(error) => Err(Failure::file("writing", &path, &error)),
             },
             Self::File { file, path, force } => {
-                let named = if force { file.persist(&path) } else { file.persist_noclobber(&path) };
-                match named {
-                    Ok(_) => Ok(Some(path)),
-                    Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Err(is_there(&path)),
-                    Err(error) => Err(Failure::file("writing", &path, &error.error)),
+                let own = path.clone();
+                let named = tokio::task::spawn_blocking(move || named(file, &own, force)).await;
+                match named.unwrap_or_else(|error| Err(io::Error::other(error.to_string()))) {
+                    Ok(()) => Ok(Some(path)),
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(is_there(&path)),
+                    Err(error) => Err(Failure::file("writing", &path, &error)),
                 }
             }
         }
     }
+}
+
+/// Gives a file its name, and has both on the disk: whoever sent it may erase its own copy then.
+fn named(file: NamedTempFile, path: &Path, force: bool) -> io::Result<()> {
+    file.as_file().sync_all()?;
+    let named = if force { file.persist(path) } else { file.persist_noclobber(path) };
+    named.map_err(|error| error.error)?;
+    match fs::File::open(directory(path)).and_then(|directory| directory.sync_all()) {
+        // Some file systems have no such thing, and some directories may be written to and not read.
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::PermissionDenied) => Ok(()),
+        synced => synced,
+    }
+}
+
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn is_there(path: &Path) -> Failure {

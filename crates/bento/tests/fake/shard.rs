@@ -37,6 +37,8 @@ pub struct World {
     /// Tokens of functions that were ended.
     pub ended: usize,
     pub renewed: usize,
+    /// The next install is refused, for now.
+    pub busy: bool,
     /// The nodes' policy.
     pub policy: Option<String>,
 }
@@ -60,6 +62,7 @@ fn answer(world: &mut World, asked: &Asked) -> Vec<Act> {
     let (method, path) = asked.line.split_once(' ').unwrap();
     match (method, path.split('?').next().unwrap()) {
         ("GET", "/v1/node") => answered("200 OK", &description(world)),
+        ("POST", "/v1/functions") if std::mem::take(&mut world.busy) => problem(&Problem::new("busy", 503, "the node has too much to do")),
         ("DELETE", "/v1/function") => {
             world.ended += 1;
             good(asked)

@@ -22,7 +22,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{failure, find};
 use crate::cli::{
-    args,
+    args, ask,
     browse::{Nobody, search},
     context::Context,
     failure::{Failure, REFUSED},
@@ -148,8 +148,9 @@ fn too_large(args: &args::DropboxPut, size: u64, count: usize, nobody: &Nobody) 
     let Some((most, name, told)) = largest(args.gets) else { return Ok(Failure::new(REFUSED, "no node takes the file")) };
     let why = fits::short(told, &bundle).unwrap_or_default();
     let file = bento::line(&args.file.display().to_string());
-    let who = if count == 1 { format!("{name} does not take {file}") } else { format!("no node of the list takes {file}; {name}") };
-    let text = format!("{who}: {why}");
+    let of = nobody.of_the_list();
+    let who = if count == 1 { format!("{name} does not take {file}") } else { format!("no node {of} takes {file}; {name}") };
+    let text = format!("{who}: {why}{}", ask::unheard(nobody.silent.len()));
     let hint = match most {
         Some(most) => {
             let once = largest(Some(1)).and_then(|(once, ..)| once).filter(|once| args.gets != Some(1) && *once > most + most / 10);

@@ -13,6 +13,7 @@ use bento::{Drip, DropId, Intake, NodeAddress, OutputId, Recipe, SealedFile, Sha
 use bento_proto::Span;
 use serde::{Deserialize, Serialize};
 
+use super::now;
 use crate::cli::{
     failure::Failure,
     place::{self, check_private, lock, make_private, write_whole},
@@ -42,7 +43,7 @@ pub(super) struct Kept {
     /// Its shards, once they are made,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) shards: Option<Shards>,
-    /// and since when all of them are there, in seconds since 1970.
+    /// and since when the oldest of them may be there, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) since: Option<u64>,
     /// What was begun and is not at its end.
@@ -65,6 +66,9 @@ pub(super) struct Work {
     /// Its detached invocation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) output: Option<String>,
+    /// How it is to leave in portions, until nodes are chosen for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) planned: Option<Planned>,
     /// The file in portions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) dripping: Option<Dripping>,
@@ -94,6 +98,15 @@ pub(super) struct Place {
     /// When its lifetime began, in milliseconds since 1970.
     #[serde(default)]
     pub(super) renewed: u64,
+}
+
+/// Portions that are asked for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub(super) struct Planned {
+    /// Bytes of each.
+    pub(super) each: u64,
+    /// Over how long they leave.
+    pub(super) over: Span,
 }
 
 /// A file that leaves in portions.
@@ -132,7 +145,7 @@ impl Place {
 
 impl Work {
     pub(super) fn new(task: Task) -> Result<Self, Failure> {
-        Ok(Self { task, id: DropId::mint()?.to_string(), shard: None, staged: false, output: None, dripping: None })
+        Ok(Self { task, id: DropId::mint()?.to_string(), shard: None, staged: false, output: None, planned: None, dripping: None })
     }
 
     pub(super) fn id(&self) -> Result<DropId, Failure> {
@@ -156,6 +169,11 @@ impl Kept {
     /// Its recipe, if it is whole.
     pub(super) fn whole(&self) -> Option<Recipe> {
         self.shards.clone().map(|shards| Recipe::new(self.file.clone(), shards))
+    }
+
+    /// How long its shards last at least, as far as that is known.
+    pub(super) fn left(&self) -> Option<Span> {
+        self.since.map(|since| Span::seconds((since + self.keep.as_seconds_up()).saturating_sub(now())))
     }
 
     /// Is it on its way to its shards?

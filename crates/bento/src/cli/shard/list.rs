@@ -43,7 +43,7 @@ pub(super) fn list(context: &Context) -> Result<(), Failure> {
 
 /// How it is with a file, in words; and how long its shards last.
 fn state(name: &str, kept: &Kept) -> (String, Option<Span>) {
-    let left = kept.since.map(|since| Span::seconds((since + kept.keep.as_seconds_up()).saturating_sub(now())));
+    let left = kept.left();
     let state = match (&kept.work, &kept.shards) {
         (None, None) => "cut off before all of it came; `bento shard rm` forgets it".to_owned(),
         (Some(work), None) => {
@@ -116,7 +116,7 @@ fn places(recipe: &Recipe) -> Result<Vec<(u32, NodeAddress, Tokens)>, Failure> {
 /// Makes all lifetimes begin anew.
 pub(super) async fn renew(context: &Context, args: args::ShardRenew) -> Result<(), Failure> {
     let (name, recipe) = found(context, &args.recipe).await?;
-    let names = Names::new(context)?;
+    let (names, since) = (Names::new(context)?, now());
     let mut asked = JoinSet::new();
     for (number, node, tokens) in places(&recipe)? {
         let client = context.quiet_client(&node).await?;
@@ -145,7 +145,7 @@ pub(super) async fn renew(context: &Context, args: args::ShardRenew) -> Result<(
         && let Named::Ours(name, _) = named(&args.recipe)?
     {
         let mut open = Shelves::new()?.open(&name)?;
-        open.kept.since = Some(now());
+        open.kept.since = Some(since);
         open.save()?;
     }
     let (count, need) = (json.len(), recipe.shards.k);

@@ -6,7 +6,7 @@ use bento::{Candidate, Candidates, FileKey, Load, Mode, NodeAddress};
 use bento_proto::{bundle::Bundle, node::Description, pad::HEAD};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Chance, drip, kept::Task, spooled::Padding, work};
+use super::{CONCLAVE, Chance, drip, kept::Task, spooled::Padding, work};
 use crate::cli::{
     ask::{self, Asked},
     context::Context,
@@ -111,7 +111,7 @@ pub(super) async fn choose(context: &Context, wanted: &Wanted<'_>) -> Result<Cho
     let is_host = |fit: &Fit| host.as_ref().is_none_or(|(_, address)| *address == fit.address);
     // What was given by its address alone is nobody's of the list, and gets no shard.
     let listed = context.nodes()?.read()?;
-    let may_be_listed = |fit: &Fit| listed.iter().any(|(_, known)| *known == fit.address);
+    let may_be_listed = |fit: &Fit| !fit.address.is_conclave() && listed.iter().any(|(_, known)| *known == fit.address);
     let may_take = |fit: &Fit| fit.takes.is_ok() && may_be_listed(fit);
 
     let (count, mut fits, mut silent) = (list.len(), Vec::new(), Vec::new());
@@ -141,7 +141,8 @@ pub(super) async fn choose(context: &Context, wanted: &Wanted<'_>) -> Result<Cho
     let takers: Vec<&Fit> = fits.iter().filter(|fit| may_take(fit)).collect();
     if takers.len() < wanted.count {
         let refused = fits.iter().filter_map(|fit| Some(format!("{}: {}", fit.name, fit.takes.as_ref().err()?)));
-        let failure = too_few(wanted.count, takers.len(), count, refused.chain(silent).collect());
+        let unheard = silent.len();
+        let failure = too_few(wanted.count, takers.len(), (count, unheard), refused.chain(silent).collect());
         return Err(or_smaller(failure, wanted, &fits, (is_host, may_be_listed), ", or give a larger `--need` for smaller shards"));
     }
     let makers: Vec<&Fit> = fits.iter().filter(|fit| is_host(fit) && fit.makes.is_ok()).collect();
@@ -192,9 +193,9 @@ pub(super) async fn visited(context: &Context, bundle: &Bundle, mode: Mode, host
 }
 
 /// `2 of 3 nodes can take a shard, and 4 are needed; …`
-fn too_few(needed: usize, found: usize, asked: usize, reasons: Vec<String>) -> Failure {
+fn too_few(needed: usize, found: usize, (asked, silent): (usize, usize), reasons: Vec<String>) -> Failure {
     let first = reasons.into_iter().next().map(|reason| format!("; {reason}")).unwrap_or_default();
-    let text = format!("{found} of {} can take a shard, and {needed} are needed{first}", ask::counted(asked));
+    let text = format!("{found} of {} can take a shard, and {needed} are needed{first}{}", ask::counted(asked), ask::unheard(silent));
     Failure::new(REFUSED, text).with_hint("add nodes with `bento nodes add`, or ask for less: `--of`, `--keep`, or a larger `--need`")
 }
 
@@ -204,7 +205,8 @@ fn no_maker(why: Option<String>, hint: &str) -> Failure {
 }
 
 fn fit(needs: &Needs, name: String, address: NodeAddress, told: Description) -> Fit {
-    let (takes, makes) = (takes(&told, needs), makes_any(&told, needs));
+    let takes = if address.is_conclave() { Err(CONCLAVE.to_owned()) } else { takes(&told, needs) };
+    let makes = makes_any(&told, needs);
     Fit { name, address, told, takes, makes }
 }
 

@@ -7,7 +7,6 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use bento::{Drip, FileKey, Intake, Mode, Parcel, SealedFile, Shard, Split, Upload};
@@ -16,9 +15,8 @@ use serde_json::json;
 
 use super::{
     Names, drip,
-    kept::{Dripping, Kept, Open, Place, Shelves, Task, Work},
+    kept::{Dripping, Kept, Open, Place, Planned, Shelves, Task, Work},
     nodes::{Chosen, File},
-    now,
     spooled::{self, Padding},
     work::{self, Ended, give_up, shard},
 };
@@ -45,6 +43,11 @@ pub(super) async fn run(context: &Context, args: args::ShardPut) -> Result<(), F
         let mut open = unfinished(&shelves, args.file.as_deref())?;
         if args.recipe.is_some() {
             open.kept.recipe = recipe(&args)?;
+        }
+        if let Some(Planned { each, .. }) = open.work()?.planned {
+            let wanted = Wanted { split: open.kept.split, keep: open.kept.keep, padding: Padding::Portions(each), recipe: None };
+            let chosen = chosen(context, &args, open.kept.file.size, &wanted).await.map_err(|failure| stays(failure, &open.name))?;
+            places(&mut open, &chosen)?;
         }
         return finish(context, &args, open, None, None).await;
     }
@@ -77,7 +80,13 @@ pub(super) async fn run(context: &Context, args: args::ShardPut) -> Result<(), F
     let parcel = spooled::parcel(source, &file)?;
     let mut kept = Kept::new(file, split, keep);
     kept.source = Some(path);
-    let open = begin(&args, shelves.add(kept)?, &wanted, &chosen)?;
+    let mut open = shelves.add(kept)?;
+    begin(&args, &mut open, &wanted)?;
+    if let Err(failure) = places(&mut open, &chosen) {
+        // No node has heard of it.
+        open.remove()?;
+        return Err(failure);
+    }
     finish(context, &args, open, Some(parcel), Some(chosen)).await
 }
 
@@ -131,12 +140,13 @@ fn begun(shelves: &Shelves, args: &args::ShardPut, path: &Path, wanted: &Wanted)
     for name in shelves.names()? {
         let Some(kept) = shelves.read(&name)? else { continue };
         let dripping = kept.work.as_ref().and_then(|work| work.dripping.as_ref());
+        let is_planned = kept.work.as_ref().is_some_and(|work| work.planned.is_some());
         let is_alike = match (dripping, args.over) {
             (Some(dripping), Some(over)) => dripping.drip.span.duration() == over && Some(dripping.drip.each) == drip::each(args.each).ok(),
             (one, other) => one.is_none() && other.is_none(),
         };
         let is_same = kept.source.as_deref() == Some(path) && (kept.split, kept.keep) == (wanted.split, wanted.keep);
-        if !kept.is_underway() || !is_same || !is_alike || args.name.as_ref().is_some_and(|name| *name != kept.file.name) {
+        if !kept.is_underway() || is_planned || !is_same || !is_alike || args.name.as_ref().is_some_and(|name| *name != kept.file.name) {
             continue;
         }
         let mut open = shelves.open(&name)?;
@@ -175,47 +185,51 @@ async fn stream(context: &Context, args: &args::ShardPut, shelves: &Shelves, wan
     let coming = SealedFile::new(name.clone(), 0, &[0; 32], 0, &key);
     let mut open = shelves.add(Kept::new(coming, wanted.split, wanted.keep))?;
     let came = match spooled::spooled(context, &open.spool(), &key, wanted.padding).await {
-        Ok(came) => chosen(context, args, came.size, &wanted).await.map(|chosen| (came, chosen)),
-        Err(failure) => Err(failure),
-    };
-    let (came, chosen) = match came {
-        Ok(both) => both,
+        Ok(came) => came,
         Err(failure) => {
             open.remove()?;
             return Err(failure);
         }
     };
     open.kept.file = SealedFile::new(name, came.size, &came.digest, came.sealed, &key);
-    let open = begin(args, open, &wanted, &chosen)?;
+    begin(args, &mut open, &wanted)?;
+    // It may not come again, so from here on it stays, whoever refuses it.
+    let chosen = chosen(context, args, came.size, &wanted).await.map_err(|failure| stays(failure, &open.name))?;
+    places(&mut open, &chosen).map_err(|failure| stays(failure, &open.name))?;
     finish(context, args, open, None, Some(chosen)).await
 }
 
-/// Keeps what is to be done.
-fn begin(args: &args::ShardPut, mut open: Open, wanted: &Wanted, chosen: &Chosen) -> Result<Open, Failure> {
-    open.kept.recipe.clone_from(&wanted.recipe);
-    open.kept.work = Some(Work::new(Task::Spread)?);
-    open.save()?;
-    if let (Some(over), Padding::Portions(each)) = (args.over, wanted.padding)
-        && let Err(failure) = places(&mut open, chosen, each, over)
-    {
-        // No node has heard of it.
-        open.remove()?;
-        return Err(failure);
-    }
-    Ok(open)
+/// The failure with how what came from stdin is gone on with.
+fn stays(mut failure: Failure, name: &str) -> Failure {
+    let hint = failure.hint.take().map(|hint| format!("{hint}; ")).unwrap_or_default();
+    failure
+        .with_hint(format!("{hint}what came is kept: `bento shard put --resume {name}` goes on with it, `bento shard rm {name}` erases it"))
 }
 
-/// Where the file leaves to in portions.
-fn places(open: &mut Open, chosen: &Chosen, each: u64, over: Duration) -> Result<(), Failure> {
-    let plain = FileKey::plain_size(open.kept.file.sealed).ok_or_else(|| Failure::input("the file is kept with a wrong size"))?;
-    let nodes: Vec<_> = chosen.to.nodes.iter().map(|node| node.address.clone()).take(open.kept.split.of as usize).collect();
-    let span = Span::millis(u64::try_from(over.as_millis()).unwrap_or(u64::MAX));
-    open.work()?.dripping = Some(drip::dripping(plain, each, span, &nodes)?);
+/// Keeps what is to be done.
+fn begin(args: &args::ShardPut, open: &mut Open, wanted: &Wanted) -> Result<(), Failure> {
+    open.kept.recipe.clone_from(&wanted.recipe);
+    let mut work = Work::new(Task::Spread)?;
+    if let (Some(over), Padding::Portions(each)) = (args.over, wanted.padding) {
+        work.planned = Some(Planned { each, over: Span::millis(u64::try_from(over.as_millis()).unwrap_or(u64::MAX)) });
+    }
+    open.kept.work = Some(work);
     open.save()
 }
 
-/// Sends what is missing, has it spread, and says so. What no node has heard of when it fails is forgotten. Nodes were chosen for what was not
-/// begun before.
+/// Where the file leaves to, if that is to be in portions.
+fn places(open: &mut Open, chosen: &Chosen) -> Result<(), Failure> {
+    let Some(Planned { each, over }) = open.work()?.planned else { return Ok(()) };
+    let plain = FileKey::plain_size(open.kept.file.sealed).ok_or_else(|| Failure::input("the file is kept with a wrong size"))?;
+    let nodes: Vec<_> = chosen.to.nodes.iter().map(|node| node.address.clone()).take(open.kept.split.of as usize).collect();
+    let dripping = drip::dripping(plain, each, over, &nodes)?;
+    let work = open.work()?;
+    (work.planned, work.dripping) = (None, Some(dripping));
+    open.save()
+}
+
+/// Sends what is missing, has it spread, and says so. What no node has heard of when it fails is forgotten, but for what came from stdin. Nodes
+/// were chosen for what was not begun before.
 async fn finish(
     context: &Context,
     args: &args::ShardPut,
@@ -230,6 +244,9 @@ async fn finish(
     if finished.is_err() && !again {
         let is_nothing = |work: &Work| work.shard.is_none() && work.dripping.as_ref().is_none_or(|dripping| dripping.uploads == 0);
         if open.kept.work.as_ref().is_some_and(is_nothing) {
+            if open.kept.source.is_none() {
+                return finished.map_err(|failure| stays(failure, &open.name));
+            }
             open.remove()?;
         }
     }
@@ -338,7 +355,8 @@ async fn upload(context: &Context, open: &mut Open, shard: &Shard, parcel: &Parc
 
 /// The shards are there: keeps them, and ends what made them.
 pub(super) async fn settle(context: &Context, open: &mut Open, shards: bento::Shards) -> Result<(), Failure> {
-    (open.kept.shards, open.kept.since) = (Some(shards), Some(now()));
+    let since = since(&open.kept);
+    (open.kept.shards, open.kept.since) = (Some(shards), since);
     open.save()?;
     open.give()?;
     if let Some(place) = open.work()?.shard.clone() {
@@ -349,6 +367,15 @@ pub(super) async fn settle(context: &Context, open: &mut Open, shards: bento::Sh
     open.save()?;
     let _ = std::fs::remove_file(open.spool());
     Ok(())
+}
+
+/// Since when the oldest of the shards may be there, so that no more is promised than the first of them to end has. They are made after Shard
+/// was installed, however late they are picked up; and a repair leaves those that were good as old as they were.
+fn since(kept: &Kept) -> Option<u64> {
+    match &kept.work {
+        Some(Work { task: Task::Spread, shard: Some(place), .. }) if place.renewed > 0 => Some(place.renewed / 1000),
+        _ => kept.since,
+    }
 }
 
 fn left(context: &Context, open: &Open) -> Result<(), Failure> {
@@ -371,7 +398,7 @@ fn told(context: &Context, open: &Open, again: bool, dripping: Option<&Dripping>
         file.name,
         split.of,
         split.need,
-        time(open.kept.keep),
+        time(open.kept.left().unwrap_or(open.kept.keep)),
         nodes.join(", ")
     );
     if let Some(dripping) = dripping {
@@ -387,4 +414,27 @@ fn told(context: &Context, open: &Open, again: bool, dripping: Option<&Dripping>
         "seen": dripping.map(drip::seen),
     });
     context.say(&text, &json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_promised_than_the_oldest_shard_has() {
+        let file = SealedFile::new("a".into(), 5, &[0; 32], 100, &FileKey::mint().unwrap());
+        let mut kept = Kept::new(file, SPLIT, KEEP);
+        let mut shard = Place::new(&"127.0.0.1:8030".parse().unwrap(), 4).unwrap();
+        shard.renewed = 7_900;
+        let mut work = Work::new(Task::Spread).unwrap();
+        work.shard = Some(shard);
+        kept.work = Some(work.clone());
+        assert_eq!(since(&kept), Some(7));
+        // A repair makes some of them anew, later.
+        work.task = Task::Repair { more: 1, thorough: false };
+        (kept.work, kept.since) = (Some(work), Some(5));
+        assert_eq!(since(&kept), Some(5));
+        kept.since = None;
+        assert_eq!(since(&kept), None);
+    }
 }
