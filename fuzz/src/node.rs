@@ -83,7 +83,7 @@ impl Running {
 
     /// Bytes that bundles may still take.
     pub fn room(&self) -> usize {
-        let mut archive = Archive::new(self.node.bundles());
+        let mut archive = Archive::new(self.node.incoming());
         (0..ROOM / 1024).take_while(|_| archive.push(&[0; 1024]).is_ok()).count() * 1024
     }
 }
