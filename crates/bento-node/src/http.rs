@@ -29,6 +29,7 @@ pub use session::{Door, Listener, Opening, Stream, operator, serve};
 
 const INVOCATION_DIGEST: HeaderName = HeaderName::from_static("bento-invocation-digest");
 const SHUTDOWN_DIGEST: HeaderName = HeaderName::from_static("bento-shutdown-digest");
+const SEEN: HeaderName = HeaderName::from_static("bento-seen");
 const DEPTH: HeaderName = HeaderName::from_static("bento-depth");
 const SEAL: HeaderName = HeaderName::from_static("bento-seal");
 
@@ -161,6 +162,13 @@ fn digest(headers: &HeaderMap, name: &HeaderName) -> Result<Digest, Failure> {
     let missing = || Refusal::BadRequest(format!("the header `{name}` must have the digest of a token"));
     let text = headers.get(name).and_then(|value| value.to_str().ok()).ok_or_else(missing)?;
     Ok(text.parse().map_err(Refusal::BadToken)?)
+}
+
+/// How often what the function keeps was changed when its client saw it last, if that says so.
+fn seen(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
+    let Some(value) = headers.get(SEEN) else { return Ok(None) };
+    let number = value.to_str().ok().and_then(|text| text.parse().ok());
+    number.map(Some).ok_or_else(|| Refusal::BadRequest(format!("the header `{SEEN}` must be a whole number")))
 }
 
 /// Through how many functions on other nodes an install comes; without a word of it, through none.

@@ -97,7 +97,8 @@ impl Meter {
     }
 
     async fn wait(&self, bucket: &Bucket, bytes: usize, is_wanted: impl Fn() -> bool) {
-        if self.rate == UNBOUNDED || !is_wanted() {
+        // Nothing waits for no turn: each invocation that returned says so, beside streams that wait for theirs.
+        if self.rate == UNBOUNDED || bytes == 0 || !is_wanted() {
             return;
         }
         let mut emptied = bucket.lock().await;
@@ -226,6 +227,22 @@ mod tests {
         assert!(copy(&mut &b"x"[..], &mut out, &meter, Way::Sent, &half).await.is_err());
         assert_eq!((out.as_slice(), meter.used()), (b"0123456789".as_slice(), 10));
         assert!(meter.exhausted.is_cancelled());
+    }
+
+    /// Each invocation that returns passes the nothing that it says of a failure; who has something to say takes its turn.
+    #[tokio::test(start_paused = true)]
+    async fn nothing_waits_for_no_turn() {
+        let meter = Meter::new(1_000_000, 1000);
+        let busy = async { meter.pass(Way::Sent, 60_000).await.unwrap() };
+        let others = async {
+            tokio::task::yield_now().await;
+            let begun = Instant::now();
+            meter.pass(Way::Sent, 0).await.unwrap();
+            assert_eq!(begun.elapsed(), Duration::ZERO);
+            meter.pass(Way::Sent, 1).await.unwrap();
+            assert!(begun.elapsed() > Duration::from_secs(50));
+        };
+        tokio::join!(busy, others);
     }
 
     #[tokio::test]

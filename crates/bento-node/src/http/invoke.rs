@@ -43,7 +43,6 @@ use crate::{
 };
 
 const ARGUMENTS: HeaderName = HeaderName::from_static("bento-arguments");
-const SEEN: HeaderName = HeaderName::from_static("bento-seen");
 const BUNDLE_LENGTH: HeaderName = HeaderName::from_static("bento-bundle-length");
 pub(super) const OUTCOME: &str = "bento-outcome";
 
@@ -59,7 +58,7 @@ pub(super) async fn invoke(
         return Err(Refusal::Stopping.into());
     }
     let arguments = arguments(request.headers())?;
-    if let Some(seen) = seen(request.headers())? {
+    if let Some(seen) = super::seen(request.headers())? {
         // From here on as long as the node runs, an earlier state is noticed by the node itself.
         let has = container.keep.changes(&key, &container.cpu).await.map_err(crate::node::trouble)?;
         if has < seen {
@@ -98,13 +97,6 @@ pub(super) async fn run(
     let output = Output::new(invocation, &container, Some(run), input, body);
     drop(container);
     deliver(output, trailers).await
-}
-
-/// How often what the function keeps was changed when its client saw it last, if that says so.
-fn seen(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
-    let Some(value) = headers.get(SEEN) else { return Ok(None) };
-    let number = value.to_str().ok().and_then(|text| text.parse().ok());
-    number.map(Some).ok_or_else(|| Refusal::BadRequest(format!("the header `{SEEN}` must be a whole number")))
 }
 
 /// Does the client take trailers (RFC 9110, section 10.1.4)? In HTTP/2 they need no announcement.
