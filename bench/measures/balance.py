@@ -203,7 +203,7 @@ class _Ours:
             stop.set()
             looking.join()
         told = self._ask("balance", "status")
-        grown = [event["time"] for event in told["events"] if event["text"].startswith("grow: mean")]
+        grown = [event["time"] for event in told["events"] if event["text"].startswith("grow by ")]
         print(f"LoadBalancer: replicas that serve, and seconds after the first client: {({count: round(at, 1) for count, at in sorted(counts.items()) if count > 1})}; decided at {[round(at - grown[0], 1) for at in grown]} s after the first decision to grow")
         self._spread(told, {})
         return downloads

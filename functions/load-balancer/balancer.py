@@ -145,16 +145,17 @@ class Balancer:
         return {"fleet": self.fleet.records(), "owed": self.fleet.owed, "orphans": orphans}
 
     def _act(self, now: float, decision: Decision) -> None:
-        # One at a time: where it goes is known only when its node has taken it.
+        # Not while some are on their way: where those go is known only when nodes have taken them.
         if decision.act == "grow" and not self.fleet.may_deploy(now):
-            how = "one is on its way" if self.fleet.deploying else "no node took one, and they are asked again in some seconds"
+            how = "more are on their way" if self.fleet.deploying else "no node took one, and they are asked again in some seconds"
             decision = Decision("hold", f"{decision.why}: {how}")
         self.decision = decision
         if decision.act == "hold":
             return
-        self.tell(f"{decision.act}{f' {decision.name}' if decision.name else ''}: {decision.why}")
+        what = f"{decision.act} by {decision.count}" if decision.act == "grow" else f"{decision.act} {decision.name}"
+        self.tell(f"{what}: {decision.why}")
         if decision.act == "grow":
-            self.fleet.deploy()
+            self.fleet.deploy(decision.count)
         else:
             self.fleet.drain(decision.name, decision.act == "drain")
 

@@ -4,9 +4,14 @@ Nothing here waits, asks or has a clock.
 """
 
 import dataclasses
+import math
 
 PARTS = 10
 """Into how many parts a weight divides a replica's capacity: finer is not seen by a client, which takes one of a few introduction points."""
+
+
+AT_ONCE_MAX = 4
+"""Replicas that are begun together. The load is that of clients who are there; a burst that is over when they serve shall not have cost more than this."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +71,8 @@ class Decision:
     """`hold`, `grow`, `keep` (one that drains serves on) or `drain`."""
     why: str
     name: str | None = None
+    count: int = 1
+    """How many, of `grow`."""
 
 
 class Scaler:
@@ -85,7 +92,7 @@ class Scaler:
         returning = [one for one in replicas if one.state == "lost" and one.silent < plan.return_seconds]
         count = len(serving) + len(coming)
         if count + len(returning) < plan.least:
-            return self._more(draining, f"{count} of at least {plan.least} replicas are there")
+            return self._more(draining, f"{count} of at least {plan.least} replicas are there", plan.least - count - len(returning))
         if not serving:
             return Decision("hold", "no replica serves yet" if coming else "the lost ones may come back")
         total = sum(one.load for one in serving)
@@ -105,7 +112,9 @@ class Scaler:
             if lasted < plan.up_seconds:
                 return Decision("hold", f"{told}, above {plan.high:.0%} for {lasted:.0f} s of {plan.up_seconds:.0f}")
             self._above = None
-            return self._more(draining, f"{told}, above {plan.high:.0%} for {lasted:.0f} s")
+            # As many as bring the mean below.
+            wanted = min(math.ceil(total / plan.high), plan.most)
+            return self._more(draining, f"{told}, above {plan.high:.0%} for {lasted:.0f} s", max(wanted - count, 1))
         if self._below is not None:
             lasted = now - self._below
             why = f"{told}; {len(serving) - 1} would have {after:.0%}, below {plan.low:.0%}"
@@ -117,12 +126,12 @@ class Scaler:
         return Decision("hold", told)
 
     @staticmethod
-    def _more(draining: "list[Seen]", why: str) -> Decision:
+    def _more(draining: "list[Seen]", why: str, count: int) -> Decision:
         if draining:
             # It is there already, and has clients.
             best = max(draining, key=lambda one: (one.connections, one.name))
             return Decision("keep", f"{why}; {best.name} is draining and serves on", best.name)
-        return Decision("grow", why)
+        return Decision("grow", why, count=min(count, AT_ONCE_MAX))
 
 
 def weights(replicas: "list[Seen]") -> dict[str, int]:

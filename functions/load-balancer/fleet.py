@@ -142,14 +142,15 @@ class Fleet:
             return sorted(self.replicas.values(), key=lambda one: one.name)
 
     def may_deploy(self, now: float) -> bool:
-        """Not while one is being installed, and not at once after no node took one."""
+        """Not while some are being installed, and not at once after no node took one."""
         return not self.deploying and (self.none_since is None or now - self.none_since > DEPLOY_SECONDS)
 
-    def deploy(self) -> None:
-        """Installs one more, in the background, on the first node that takes it."""
+    def deploy(self, count: int) -> None:
+        """Installs so many more, in the background, each on the first node that takes it."""
         with self._turn:
-            self.deploying += 1
-        _background(self._deploy)
+            self.deploying += count
+        for _ in range(count):
+            _background(self._deploy)
 
     def drain(self, name: str, on: bool = True) -> None:
         """It is named no more, and ends when its connections have; or it serves on."""
@@ -248,23 +249,27 @@ class Fleet:
             self._owed_at = float("-inf")
         self._remove(replica)
 
-    def _candidates(self) -> list[str]:
-        """Nodes without a replica: first those that have not refused, each in random order."""
-        nodes = self._setup["nodes"] or [node.address for node in self._api.nodes.list()]
+    def _candidates(self, nodes: list[str]) -> list[str]:
+        """Of these nodes those without a replica: first those that have not refused, each in random order."""
         taken = {one.record["node"] for one in self.all()}
         free = [node for node in nodes if node not in taken]
         secrets.SystemRandom().shuffle(free)
         return sorted(free, key=lambda node: node in self.refused)
 
     def _deploy(self) -> None:
+        asked: set[str] = set()
         try:
-            candidates = self._candidates()
-            if not candidates:
-                self._tell("there is no further node for a replica")
-            for node in candidates:
-                if self.stopping:
-                    return
+            nodes = self._setup["nodes"] or [node.address for node in self._api.nodes.list()]
+            while not self.stopping:
                 with self._turn:
+                    # Others are being installed at the same time.
+                    node = next((node for node in self._candidates(nodes) if node not in asked), None)
+                    if node is None:
+                        if not asked:
+                            self._tell("there is no further node for a replica")
+                        self.none_since = time.monotonic()
+                        return
+                    asked.add(node)
                     self._number += 1
                     record = {"name": f"replica-{self._number}", "node": node, "invocation": _token("invoke"), "shutdown": _token("shutdown"), "address": None, "draining": False}  # fmt: skip
                     replica = Replica(record)
@@ -287,7 +292,6 @@ class Fleet:
                 replica.begun = time.monotonic()
                 self._follow(replica)
                 return
-            self.none_since = time.monotonic()
         finally:
             with self._settled:
                 self.deploying -= 1

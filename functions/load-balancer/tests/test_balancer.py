@@ -71,6 +71,18 @@ def test_load_brings_one_more_and_quiet_takes_it_away_but_none_that_has_a_connec
     assert sum(len(node.functions) for node in world.nodes.values()) == 1
 
 
+def test_a_burst_brings_several_at_once_each_on_a_node_of_its_own(world):
+    made = world.up(connections=2, up_seconds=0.2, down_seconds=60, most=4)
+    world.until(lambda: world.serving(1))
+    held = [get(world, made["address"], close=False) for _ in range(6)]
+    world.until(lambda: world.serving(4))
+    grown = [event["text"] for event in world.status()["events"] if event["text"].startswith("grow")]
+    assert grown[0].startswith("grow by 1: 0 of at least 1") and grown[1].startswith("grow by 3: mean load 300%") and len(grown) == 2
+    assert len({one["node"] for one in world.status()["replicas"]}) == 4
+    for stream in held:
+        stream.close()
+
+
 def world_deadline(world: World, told, seconds: float) -> None:
     import conftest
 

@@ -26,7 +26,20 @@ def test_one_more_above_the_high_mark_and_not_at_once():
     assert scaler.decide(3.0, serving(0.9)).act == "hold"
 
 
-def test_no_more_than_the_most_and_one_after_the_other():
+def test_as_many_more_as_the_load_needs():
+    def grown(plan: Plan, *loads: float) -> int:
+        scaler = Scaler(plan)
+        scaler.decide(0.0, serving(*loads))
+        return scaler.decide(3.0, serving(*loads)).count
+
+    many = Plan(most=64)
+    assert [grown(many, load) for load in (0.81, 1.6, 1.61, 3.2, 3.21, 50)] == [1, 1, 2, 3, 4, 4]
+    assert grown(many, 2, 2) == 3, "4 / 0.8 = 5, and two are there"
+    assert grown(PLAN, 2, 2) == 2, "no more than `most`"
+    assert Scaler(Plan(least=3)).decide(0.0, [*serving(0.0), Seen("replica-2", "lost", silent=2)]).count == 1, "one may come back"
+
+
+def test_no_more_than_the_most_and_none_while_one_is_starting():
     assert acts(Scaler(PLAN), serving(2, 2, 2, 2), 10) == []
     assert acts(Scaler(PLAN), [*serving(2, 2), Seen("replica-3", "starting")], 10) == []
 

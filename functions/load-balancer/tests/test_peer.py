@@ -165,7 +165,7 @@ def test_two_that_did_not_hear_each_other_come_together_and_no_replica_is_lost(p
                 pass
     pair.until(lambda: all(pair.function(number).module._current is not None for number in range(2)) and pair.leads(0) and pair.leads(1))
     # Each makes one of its own.
-    pair.function(0).module._current.fleet.deploy()
+    pair.function(0).module._current.fleet.deploy(1)
     pair.until(lambda: pair.replicas() == 2)
     for host in pair.hosts.values():
         host.before = None

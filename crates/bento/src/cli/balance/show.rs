@@ -115,14 +115,14 @@ mod tests {
             "running": true, "address": "abc.onion", "time": 1000.0, "front": {"stored": 8},
             "replicas": [{"name": "replica-1", "node": format!("{}.onion", "n".repeat(56)), "state": "serving", "load": 0.5, "connections": 4,
                 "accepted": 17, "bytes": 1_500_000, "rate": 250, "weight": 5}],
-            "decision": {"act": "hold", "why": "mean load 50% over 1"}, "events": [{"time": 990.0, "text": "grow: one\u{1b}[2J"}],
+            "decision": {"act": "hold", "why": "mean load 50% over 1"}, "events": [{"time": 990.0, "text": "grow by 1: one\u{1b}[2J"}],
         });
         assert_eq!(
             table_of("www", &told),
             "www at abc.onion; its descriptor is stored by 8 directories\n\n\
              REPLICA    STATE    LOAD  CONNECTIONS  SERVED  BYTES   RATE     WEIGHT  NODE\n\
              replica-1  serving  50 %  4            17      1.5 MB  250 B/s  5       nnnnnnnnnnnn….onion\n\
-             \nhold: mean load 50% over 1\n     10 s ago  grow: one[2J\n"
+             \nhold: mean load 50% over 1\n     10 s ago  grow by 1: one[2J\n"
         );
         let (mut led, other) = (told.clone(), json!({"node": format!("{}.onion", "m".repeat(56)), "silent": 1.4}));
         (led["other"], led["leads"]) = (other, true.into());
