@@ -16,7 +16,7 @@ from pathlib import Path
 from measures import network as private
 from measures.browse import start_network
 from measures.machine import ROOT, figure
-from measures.onion import Clients, Download, Server, Tor, rates, reached
+from measures.onion import Clients, Download, Server, Tor, Visit, rates, reached
 from measures.programs import Program, Trouble, build
 from measures.steps import draw
 
@@ -29,6 +29,9 @@ GAP_SECONDS = 2.0
 """Mean time between two clients: they come as a Poisson process, at the same moments to each service."""
 WINDOW_SECONDS = 10.0
 """Over which a throughput is taken."""
+NOTICED_SECONDS = 10.0
+"""After which all that were cut off know it."""
+FAILOVER_SECONDS_MAX = 130
 FILLS_MAX = 3
 """How often all come once more where one run did not bring all replicas."""
 RUN_SECONDS_MAX = 400
@@ -227,23 +230,28 @@ class _Ours:
         print(f"LoadBalancer: connections of each replica {[one['accepted'] - before.get(one['name'], 0) for one in told['replicas']]}")
 
     def kill_one(self, visitors: Clients) -> float:
-        """Kills the node of a replica that serves clients. How long it takes until the last of those gets something again."""
+        """Kills the node of a replica that has clients. How long it takes until the last of those gets something again.
+
+        They ask for little: on a machine that is full it is measured how long its relays need to hear that a circuit has ended.
+        """
         visitors.forget()
-        downloads, wait = visitors.begin(self._address, [0.0] * len(visitors.all), RUN_SECONDS_MAX)
-        end = time.monotonic() + 60
-        while not all(one.came for one in downloads) and time.monotonic() < end:
-            time.sleep(0.1)
+        visits, wait = visitors.begin(self._address, [0.0] * len(visitors.all), RUN_SECONDS_MAX, Visit)
+        _wait(lambda: all(one.came for one in visits), 60)
         told = self._ask("balance", "status")
         victim = max(told["replicas"], key=lambda one: one["connections"])
         killed = time.monotonic()
         self._nodes[victim["node"]].process.kill()
+        time.sleep(NOTICED_SECONDS)
+        cut = [one for one in visits if one.broken and one.broken[-1] >= killed]
+        _wait(lambda: all(one.came[-1][0] > one.broken[-1] for one in cut), FAILOVER_SECONDS_MAX)
+        for one in visits:
+            one.enough = True
         wait()
-        cut = [one for one in downloads if one.broken and one.broken[-1] >= killed]
-        gaps = [next(at for at, _ in one.came if at > one.broken[-1]) - killed for one in cut]
+        gaps = [next((at for at, _ in one.came if at > one.broken[-1]), float("inf")) - killed for one in cut]
         if not gaps:
             raise Trouble("no client was served by the replica that was killed")
         after = Counter(one["state"] for one in self._ask("balance", "status")["replicas"])
-        print(f"LoadBalancer: the node of a replica with {victim['connections']} of {len(downloads)} clients was killed; {len(gaps)} were cut off, and got bytes again after {', '.join(f'{gap:.1f}' for gap in sorted(gaps))} s; at the end {dict(after)}")
+        print(f"LoadBalancer: the node of a replica with {victim['connections']} of {len(visits)} clients was killed; {len(gaps)} were cut off, and got something again after {', '.join(f'{gap:.1f}' for gap in sorted(gaps))} s; at the end {dict(after)}")
         return max(gaps)
 
     def end(self) -> None:
@@ -251,6 +259,12 @@ class _Ours:
         began = time.monotonic()
         self._ask("balance", "down", "--force")
         print(f"LoadBalancer: it ended within {time.monotonic() - began:.1f} s, with one node killed")
+
+
+def _wait(is_so, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not is_so() and time.monotonic() < end:
+        time.sleep(0.1)
 
 
 def _serving(told: dict) -> int:

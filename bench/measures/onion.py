@@ -181,6 +181,37 @@ class Download:
                 data = _some(stream)
 
 
+class Visit(Download):
+    """A client that asks for a small page again and again over one stream, and over another where that breaks, until it is enough."""
+
+    def __init__(self, tor: Tor, address: str) -> None:
+        super().__init__(tor, address, "/small.html")
+        self.enough = False
+
+    def run(self, until: float) -> None:
+        """Until it is enough."""
+        self.begun = time.monotonic()
+        while not self.enough and time.monotonic() < until:
+            try:
+                self.once()
+            except OSError:
+                self.broken.append(time.monotonic())
+                time.sleep(AGAIN_SECONDS)
+        self.ended = time.monotonic()
+
+    def once(self, seconds: float = CONNECT_SECONDS) -> None:
+        """One stream."""
+        self.tries += 1
+        with _connected(self._tor.port, self._address, f"{id(self)} {self.tries}", seconds) as stream:
+            while not self.enough:
+                stream.sendall(f"GET {self._target} HTTP/1.1\r\nHost: {self._address}\r\n\r\n".encode())
+                said = b""
+                while not said.endswith(b"there"):
+                    said += _some(stream)
+                self.came.append((time.monotonic(), len(said)))
+                time.sleep(AGAIN_SECONDS)
+
+
 class Clients:
     """So many, each with a `tor` of its own."""
 
@@ -204,9 +235,9 @@ class Clients:
         wait()
         return downloads
 
-    def begin(self, address: str, moments: list[float], seconds: float):
-        """The same, and what waits for them."""
-        downloads = [Download(tor, address) for tor in self.all]
+    def begin(self, address: str, moments: list[float], seconds: float, kind: type[Download] = Download):
+        """The same, whatever each does, and what waits for them."""
+        downloads = [kind(tor, address) for tor in self.all]
         wrong: list[BaseException] = []
         began = time.monotonic()
 

@@ -100,8 +100,7 @@ class Balancer:
             return
         self._take_over_orphans()
         self.fleet.tend(now)
-        seen = [one.seen(now, self.plan, self.named) for one in self.fleet.all()]
-        self._act(now, self._scaler.decide(now, seen))
+        self._act(now, self._scaler.decide(now, self.fleet.seen(now, self.named)))
         self._front(now)
 
     def _fleet(self, follow: bool) -> Fleet:
@@ -145,10 +144,10 @@ class Balancer:
         return {"fleet": self.fleet.records(), "owed": self.fleet.owed, "orphans": orphans}
 
     def _act(self, now: float, decision: Decision) -> None:
-        # Not while some are on their way: where those go is known only when nodes have taken them.
-        if decision.act == "grow" and not self.fleet.may_deploy(now):
-            how = "more are on their way" if self.fleet.deploying else "no node took one, and they are asked again in some seconds"
-            decision = Decision("hold", f"{decision.why}: {how}")
+        if decision.act == "grow":
+            room = self.fleet.room(now)
+            why = "as many as can be at a time are on their way" if self.fleet.deploying else "no node took one, and they are asked again in some seconds"
+            decision = dataclasses.replace(decision, count=min(decision.count, room)) if room else Decision("hold", f"{decision.why}: {why}")
         self.decision = decision
         if decision.act == "hold":
             return

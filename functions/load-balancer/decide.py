@@ -10,10 +10,6 @@ PARTS = 10
 """Into how many parts a weight divides a replica's capacity: finer is not seen by a client, which takes one of a few introduction points."""
 
 
-AT_ONCE_MAX = 4
-"""Replicas that are begun together. The load is that of clients who are there; a burst that is over when they serve shall not have cost more than this."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What the operator of the service wants."""
@@ -98,23 +94,22 @@ class Scaler:
         total = sum(one.load for one in serving)
         mean = total / len(serving)
         told = f"mean load {mean:.0%} over {len(serving)}"
-        self._above = (self._above if self._above is not None else now) if mean > plan.high else None
+        # As many as bring the mean below; those that are coming will have their part of it.
+        wanted = min(math.ceil(total / plan.high), plan.most)
+        self._above = (self._above if self._above is not None else now) if wanted > count else None
         # What is left after one has gone must be well within what the others are meant for, or it would come back at once.
         after = total / (len(serving) - 1) if len(serving) > 1 else float("inf")
         idle = len(serving) > plan.least and not coming and after < plan.low
         self._below = (self._below if self._below is not None else now) if idle else None
-        if self._above is not None:
+        if mean > plan.high:
+            above = f"{told}, above {plan.high:.0%}"
+            if self._above is None:
+                return Decision("hold", f"{above}: {coming[0].name} is starting" if coming else f"{above}: there are {plan.most} replicas, and no more are wanted")
             lasted = now - self._above
-            if coming:
-                return Decision("hold", f"{told}, above {plan.high:.0%}: {coming[0].name} is starting")
-            if count >= plan.most:
-                return Decision("hold", f"{told}, above {plan.high:.0%}: there are {plan.most} replicas, and no more are wanted")
             if lasted < plan.up_seconds:
-                return Decision("hold", f"{told}, above {plan.high:.0%} for {lasted:.0f} s of {plan.up_seconds:.0f}")
+                return Decision("hold", f"{above} for {lasted:.0f} s of {plan.up_seconds:.0f}")
             self._above = None
-            # As many as bring the mean below.
-            wanted = min(math.ceil(total / plan.high), plan.most)
-            return self._more(draining, f"{told}, above {plan.high:.0%} for {lasted:.0f} s", max(wanted - count, 1))
+            return self._more(draining, f"{above} for {lasted:.0f} s", wanted - count)
         if self._below is not None:
             lasted = now - self._below
             why = f"{told}; {len(serving) - 1} would have {after:.0%}, below {plan.low:.0%}"
@@ -131,7 +126,7 @@ class Scaler:
             # It is there already, and has clients.
             best = max(draining, key=lambda one: (one.connections, one.name))
             return Decision("keep", f"{why}; {best.name} is draining and serves on", best.name)
-        return Decision("grow", why, count=min(count, AT_ONCE_MAX))
+        return Decision("grow", why, count=count)
 
 
 def weights(replicas: "list[Seen]") -> dict[str, int]:

@@ -35,6 +35,9 @@ PAUSE_SECONDS = 1.0
 DEPLOY_SECONDS = 10.0
 """Before another round of all nodes, after none took a replica."""
 
+DEPLOYING_MAX = 4
+"""Replicas that are installed at the same time: each takes a thread, and all share what goes out of this function."""
+
 END_SECONDS = 60.0
 """All replicas are ended at once; those that could not be reached within it are named. A circuit to where a node was before it started again may be tried for 40 s
 before another is."""
@@ -69,6 +72,7 @@ class Replica:
         self.begun = time.monotonic()
         self.drained: float | None = time.monotonic() if record.get("draining") else None
         self.gone = False
+        self.installing = False
         self.trouble = ""
         self.followers = 0
         self.ordered: float | None = None
@@ -127,6 +131,8 @@ class Fleet:
         self._stopped = False
         self.refused: dict[str, str] = {}
         self.deploying = 0
+        # Of these those that have no node yet.
+        self.seeking = 0
         self.none_since: float | None = None
         self._number = 0
         self.replicas: dict[str, Replica] = {}
@@ -141,14 +147,21 @@ class Fleet:
         with self._turn:
             return sorted(self.replicas.values(), key=lambda one: one.name)
 
-    def may_deploy(self, now: float) -> bool:
-        """Not while some are being installed, and not at once after no node took one."""
-        return not self.deploying and (self.none_since is None or now - self.none_since > DEPLOY_SECONDS)
+    def seen(self, now: float, named: "set[str]") -> list[Seen]:
+        """All as the decisions see them, with those for which a node is being looked for."""
+        with self._turn:
+            return [one.seen(now, self._plan, named) for one in self.all()] + [Seen("another", "starting")] * self.seeking
+
+    def room(self, now: float) -> int:
+        """How many more may be begun. None at once after no node took one."""
+        may = self.none_since is None or now - self.none_since > DEPLOY_SECONDS
+        return DEPLOYING_MAX - self.deploying if may else 0
 
     def deploy(self, count: int) -> None:
         """Installs so many more, in the background, each on the first node that takes it."""
         with self._turn:
             self.deploying += count
+            self.seeking += count
         for _ in range(count):
             _background(self._deploy)
 
@@ -218,7 +231,7 @@ class Fleet:
     def tend(self, now: float) -> None:
         """What is to be done about single ones: followed again, given up, retired."""
         for replica in self.all():
-            if replica.gone:
+            if replica.gone or replica.installing:
                 continue
             silent = replica.silent(now)
             if silent > GONE_SECONDS:
@@ -258,6 +271,7 @@ class Fleet:
 
     def _deploy(self) -> None:
         asked: set[str] = set()
+        is_seeking = True
         try:
             nodes = self._setup["nodes"] or [node.address for node in self._api.nodes.list()]
             while not self.stopping:
@@ -273,8 +287,10 @@ class Fleet:
                     self._number += 1
                     record = {"name": f"replica-{self._number}", "node": node, "invocation": _token("invoke"), "shutdown": _token("shutdown"), "address": None, "draining": False}  # fmt: skip
                     replica = Replica(record)
+                    replica.installing = True
                     # Known before it is there, so that none is left where nobody knows of it.
                     self.replicas[replica.name] = replica
+                    self.seeking, is_seeking = self.seeking - 1, False
                 self.keep()
                 try:
                     self._api.nodes.install(node, _bundle(), record["invocation"], record["shutdown"])
@@ -282,7 +298,9 @@ class Fleet:
                 except TROUBLE as error:
                     self.refused[node] = str(error)
                     self._tell(f"{node[:12]}… takes no replica: {error}")
-                    self._owe(replica)
+                    with self._turn:
+                        self.seeking, is_seeking = self.seeking + 1, True
+                        self._owe(replica)
                     continue
                 if self.stopping:
                     return  # Its record is there; who comes after this follows it, or ends it.
@@ -290,11 +308,13 @@ class Fleet:
                 self.none_since = None
                 self._tell(f"{replica.name} is installed at {node[:12]}…")
                 replica.begun = time.monotonic()
+                replica.installing = False
                 self._follow(replica)
                 return
         finally:
             with self._settled:
                 self.deploying -= 1
+                self.seeking -= is_seeking
                 self._settled.notify_all()
 
     def _feed(self, replica: Replica) -> None:

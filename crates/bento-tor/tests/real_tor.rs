@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use bento_tor::{
-    Auth, Backend, BackendError, Backends, ControlAddr, ControlError, Controller, Isolation, Managed, ManagedError, OnionService, Setup,
-    SocksError, Target, find_tor,
+    Auth, Backend, BackendError, Backends, ControlAddr, ControlError, Controller, Event, Isolation, Managed, ManagedError, OnionService,
+    Setup, SocksError, Target, find_tor,
 };
 
 fn setup(data: &Path, lines: &[&str]) -> Setup {
@@ -124,6 +124,43 @@ async fn a_relay_tells_its_exit_policy_and_a_client_has_none() {
 
     let client = Managed::launch(&setup(&directory.path().join("client"), &[])).await.unwrap();
     assert!(matches!(client.control().exit_policy().await, Err(ControlError::Refused { code: 552, .. })));
+}
+
+#[tokio::test]
+async fn events_of_a_busy_tor_are_heard_all_in_their_order() {
+    const CHANGES: usize = 5_000;
+    let directory = tempfile::tempdir().unwrap();
+    let port_file = directory.path().join("port");
+    let lines = ["ControlPort 127.0.0.1:auto", "CookieAuthentication 1", &format!("ControlPortWriteToFile {}", port_file.display())];
+    let tor = Managed::launch(&setup(&directory.path().join("data"), &lines)).await.unwrap();
+    let listeners = tor.control().get_info("net/listeners/control").await.unwrap();
+    let address = ControlAddr::Tcp(listeners.trim_matches('"').parse().unwrap());
+    let busy = Controller::connect(&address, &Auth::Automatic).await.unwrap();
+
+    let (heard, mut changes) = tokio::sync::mpsc::unbounded_channel();
+    let observer = move |event: &Event| {
+        let _ = heard.send(event.lines.iter().map(|line| line.text.clone()).collect::<String>());
+        Vec::new()
+    };
+    tor.control().observe(&["CONF_CHANGED"], observer).await.unwrap();
+    let busily = async {
+        for number in 0..CHANGES {
+            busy.set_conf(&[("ContactInfo", Some(&number.to_string()))]).await.unwrap();
+        }
+    };
+    // Commands of the observer's own connection run between its events.
+    let asking = async {
+        for _ in 0..CHANGES / 50 {
+            assert!(!tor.control().get_info("config-text").await.unwrap().is_empty());
+        }
+    };
+    tokio::join!(busily, asking);
+    for number in 0..CHANGES {
+        let change = tokio::time::timeout(Duration::from_secs(30), changes.recv()).await.unwrap().unwrap();
+        assert_eq!(change, format!("ContactInfo={number}"));
+    }
+    assert!(changes.try_recv().is_err(), "nothing is heard twice");
+    tor.stop().await;
 }
 
 #[tokio::test]

@@ -467,6 +467,34 @@ fn input_is_streamed_and_output_is_too() {
 }
 
 #[test]
+fn what_a_detached_invocation_wrote_before_it_failed_is_no_file_and_stays_until_it_was_seen() {
+    const FAILED: &str = r#"{"outcome":"killed","bound":"memory"}"#;
+    let home = Home::new(|asked: &Asked| match asked.line.split(['?', ' ']).collect::<Vec<_>>().as_slice() {
+        ["POST", "/v1/invoke/hello"] => json("202 Accepted", &serde_json::json!({})),
+        ["GET", path, ..] if path.starts_with("/v1/output/") => {
+            vec![Act::Send(format!("HTTP/1.1 200 OK\r\nContent-Length: 4\r\nBento-Outcome: {FAILED}\r\n\r\nhalf").into_bytes())]
+        }
+        ["DELETE", path] if path.starts_with("/v1/output/") => vec![Act::Send(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec())],
+        _ => good(asked),
+    });
+    let ends = || home.node.asked.lock().unwrap().iter().filter(|asked| asked.line.starts_with("DELETE /v1/output/")).count();
+    assert_eq!(home.run("install NODE hello").status.code(), Some(0));
+    assert_eq!(home.run("invoke hello hello --detach").status.code(), Some(0));
+    for _ in 0..2 {
+        let told = home.run("output hello -o out");
+        let words = String::from_utf8_lossy(&told.stderr).into_owned();
+        assert!(
+            told.status.code() == Some(1) && words.contains("killed: memory") && words.contains("shows the 4 bytes that it wrote before"),
+            "{words}"
+        );
+        assert!(!home.path("out").exists() && ends() == 0);
+    }
+    let told = home.run("output hello");
+    assert_eq!((told.status.code(), told.stdout.as_slice(), ends()), (Some(1), b"half".as_slice(), 1));
+    assert!(stderr(&home.run("output hello")).contains("no output to fetch"));
+}
+
+#[test]
 fn an_interrupt_ends_it_with_its_status_and_no_half_file() {
     let home = Home::new(|_: &Asked| {
         let begun = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nhalf".to_vec();

@@ -1,11 +1,13 @@
 """Replicas come and go with the load, none with a connection is ended, and one that dies is out at once."""
 
+import threading
 import time
 
 import pytest
 from conftest import SITE, World
 
 import balancer
+import fleet
 from balancer import AlreadyRunning, NotSetUp
 
 
@@ -81,6 +83,18 @@ def test_a_burst_brings_several_at_once_each_on_a_node_of_its_own(world):
     assert len({one["node"] for one in world.status()["replicas"]}) == 4
     for stream in held:
         stream.close()
+
+
+def test_a_replica_whose_site_takes_long_to_get_there_is_waited_for(world, monkeypatch):
+    monkeypatch.setattr(fleet, "GONE_SECONDS", 0.2)
+    there, feed = threading.Event(), fleet.Fleet._feed
+    monkeypatch.setattr(fleet.Fleet, "_feed", lambda self, replica: (there.wait(10), feed(self, replica)))
+    world.up()
+    world.until(lambda: any(one["silent"] > 0.6 for one in world.status()["replicas"]))
+    there.set()
+    monkeypatch.setattr(fleet, "GONE_SECONDS", 4.0)
+    world.until(lambda: world.serving(1))
+    assert list(world.states()) == ["replica-1"]
 
 
 def world_deadline(world: World, told, seconds: float) -> None:

@@ -33,15 +33,20 @@ def test_as_many_more_as_the_load_needs():
         return scaler.decide(3.0, serving(*loads)).count
 
     many = Plan(most=64)
-    assert [grown(many, load) for load in (0.81, 1.6, 1.61, 3.2, 3.21, 50)] == [1, 1, 2, 3, 4, 4]
+    assert [grown(many, load) for load in (0.81, 1.6, 1.61, 3.2, 3.21, 8)] == [1, 1, 2, 3, 4, 9]
     assert grown(many, 2, 2) == 3, "4 / 0.8 = 5, and two are there"
     assert grown(PLAN, 2, 2) == 2, "no more than `most`"
     assert Scaler(Plan(least=3)).decide(0.0, [*serving(0.0), Seen("replica-2", "lost", silent=2)]).count == 1, "one may come back"
 
 
-def test_no_more_than_the_most_and_none_while_one_is_starting():
+def test_no_more_than_the_most_and_none_for_what_those_that_are_starting_will_take():
     assert acts(Scaler(PLAN), serving(2, 2, 2, 2), 10) == []
-    assert acts(Scaler(PLAN), [*serving(2, 2), Seen("replica-3", "starting")], 10) == []
+    starting = [Seen(f"replica-{number}", "starting") for number in (3, 4)]
+    assert acts(Scaler(PLAN), [*serving(1, 1), starting[0]], 10) == [], "2 / 0.8 = 2.5"
+    assert "replica-3 is starting" in Scaler(PLAN).decide(0.0, [*serving(1, 1), starting[0]]).why
+    # More have come meanwhile.
+    assert acts(Scaler(PLAN), [*serving(1.5, 1), starting[0]], 4) == [(3, "grow")]
+    assert acts(Scaler(PLAN), [*serving(1.5, 1), *starting], 10) == []
 
 
 def test_one_less_when_the_others_can_take_it_and_the_one_with_fewest_connections():

@@ -14,7 +14,7 @@ use world::{Case, World};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let mut cases: Vec<Case> = [
+    let cases: Vec<Case> = [
         cases::exits::CASES,
         cases::onion_services::CASES,
         cases::daemons::CASES,
@@ -26,22 +26,15 @@ fn main() -> ExitCode {
         cases::faults::CASES,
         cases::shards::CASES,
         cases::stem::CASES,
+        cases::broker::CASES,
+        cases::orphans::CASES,
+        cases::examples::CASES,
+        cases::cover::CASES,
+        cases::balance::CASES,
+        cases::replicas::CASES,
+        cases::conclaves::CASES,
     ]
     .concat();
-    // Not seen passing often enough one after the other: only where they are asked for.
-    if std::env::var_os("BENTO_NETWORK_ALL").is_some() {
-        for more in [
-            cases::conclaves::CASES,
-            cases::cover::CASES,
-            cases::broker::CASES,
-            cases::orphans::CASES,
-            cases::examples::CASES,
-            cases::balance::CASES,
-            cases::replicas::CASES,
-        ] {
-            cases.extend_from_slice(more);
-        }
-    }
 
     // The network comes up when the first case runs: listing the cases, or filtering all of them out, costs nothing.
     let shared: Arc<OnceLock<World>> = Arc::default();

@@ -121,7 +121,17 @@ pub(crate) async fn fetch(context: &Context, args: args::Fetch) -> Result<(), Fa
             Err(error) => return Err(error.into()),
         }
     };
+    // What came of one that failed is seen on stdout, and is no file that somebody may take for an output.
+    let is_held_back = received > 0 && matches!(sink, Sink::File { .. });
     let finished = finish(context, sink, received, outcome).await;
+    let finished = match finished {
+        Err(failure) if failure.status == super::failure::FUNCTION && is_held_back => {
+            let wrote = format!("`bento output {name} {id}` shows the {received} bytes that it wrote before, and leaves none at the node");
+            let hint = failure.hint.iter().chain([&wrote]).map(String::as_str).collect::<Vec<_>>().join("; ");
+            return Err(failure.with_hint(hint));
+        }
+        finished => finished,
+    };
     // It is here now, or will never be.
     if !args.keep && (finished.is_ok() || finished.as_ref().is_err_and(|failure| failure.status == super::failure::FUNCTION)) {
         // When this fails it stays at the node until the function ends.
