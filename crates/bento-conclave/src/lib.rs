@@ -138,11 +138,16 @@ impl Attested {
     }
 }
 
-/// Runs until it is told to stop. `directory` is the one that it and its host have in common.
+/// Runs until it is told to stop. The directory is the one that it and its host have in common, unless the host is reached over vsock.
 ///
 /// # Errors
 /// When it cannot start.
-pub async fn run(attested: Attested, directory: PathBuf, attester: Attester, stop: impl Future<Output = ()>) -> Result<(), Trouble> {
+pub async fn run(
+    attested: Attested,
+    (directory, vsock): (PathBuf, bool),
+    attester: Attester,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Trouble> {
     let Attested { mut config, policy, digest } = attested;
     config.inside = Some(attester.kind.name().to_owned());
     // Made here, never stored: with it ends what was said under it.
@@ -151,7 +156,7 @@ pub async fn run(attested: Attested, directory: PathBuf, attester: Attester, sto
         let end = Arc::clone(&end);
         Box::pin(async move { end.open(stream).await })
     }));
-    daemon::run_inside(config, policy, Inside { directory, door }, stop).await?;
+    daemon::run_inside(config, policy, Inside { directory, vsock, door }, stop).await?;
     Ok(())
 }
 

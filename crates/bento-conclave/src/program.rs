@@ -29,6 +29,9 @@ enum Command {
         /// The directory with the sockets of this and of the host, as in the host's bentod.toml
         #[arg(long, default_value = "/run/bento-conclave", value_name = "DIR")]
         directory: PathBuf,
+        /// The host is another machine, which is reached over vsock; the directory is this program's alone
+        #[arg(long)]
+        vsock: bool,
     },
     /// Print what clients see of configuration and policy: SHA-256 in hexadecimal
     Configuration,
@@ -54,7 +57,7 @@ async fn done(arguments: Arguments, attester: impl FnOnce() -> Result<Attester, 
     const HINT: &str = "packaging/conclave/conclave.toml describes every key";
     let Arguments { command, config } = arguments;
     let attested = Attested::read(&config).map_err(|trouble| (chain(&trouble), HINT))?;
-    let Command::Run { directory } = command else {
+    let Command::Run { directory, vsock } = command else {
         println!("{}", HEXLOWER.encode(&attested.digest));
         return Ok(());
     };
@@ -69,7 +72,7 @@ async fn done(arguments: Arguments, attester: impl FnOnce() -> Result<Attester, 
             _ = interrupt.recv() => {}
         }
     };
-    run(attested, directory, attester, stop)
+    run(attested, (directory, vsock), attester, stop)
         .await
         .map_err(|trouble| (chain(&trouble), "is the directory there, and may this user write to it?"))
 }

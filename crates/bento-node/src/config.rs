@@ -13,7 +13,7 @@ use bento::NodeAddress;
 use bento_proto::{Size, Span};
 use bento_tor::ControlAddr;
 
-use crate::policy::RelayTrouble;
+use crate::{policy::RelayTrouble, vsock::GUEST_MIN};
 
 /// Most nodes that can be listed: what fits into one answer to a function, several times.
 const NODES_MAX: usize = 64;
@@ -70,6 +70,8 @@ pub struct Config {
 pub struct Conclave {
     /// The directory with the sockets of both, if there is one. A relative path is relative to this file.
     pub directory: Option<PathBuf>,
+    /// The number by which this machine knows the virtual machine that the conclave is in. Without it both are here.
+    pub vsock: Option<u32>,
     /// What the hardware's maker published for this machine, as `spec/attestation.md` has it. A simulator needs none.
     pub collateral: Option<PathBuf>,
 }
@@ -334,6 +336,14 @@ impl Config {
         if let Some(control) = self.relay.control.as_deref().filter(|control| control_address(control).is_none()) {
             return Err(format!("[relay] control = \"{control}\" is neither an address such as 127.0.0.1:9051 nor unix:PATH"));
         }
+        if let Some(guest) = self.conclave.vsock {
+            if self.conclave.directory.is_none() {
+                return Err("[conclave]: with `vsock`, `directory` says where the sockets of both are on this machine".into());
+            }
+            if !(GUEST_MIN..u32::MAX).contains(&guest) {
+                return Err(format!("[conclave] vsock = {guest}: a virtual machine has a number from {GUEST_MIN} (guest-cid)"));
+            }
+        }
         let limits = &self.limits;
         for (key, amount) in [("sessions", limits.sessions), ("connections", limits.connections)] {
             if amount > Semaphore::MAX_PERMITS {
@@ -402,6 +412,21 @@ mod tests {
         ] {
             let error = read(&format!("{one}{wrong}\n")).unwrap_err();
             assert!(error.contains(says), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_conclave_in_a_virtual_machine_has_a_directory_and_a_number_of_its_own() {
+        let read = |conclave: &str| {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("bentod.toml");
+            std::fs::write(&path, format!("name = \"Test\"\nstate = \"state\"\n[conclave]\n{conclave}\n")).unwrap();
+            Config::read(&path).map(|config| config.conclave.vsock).map_err(|error| error.to_string())
+        };
+        assert_eq!(read("directory = \"d\"\nvsock = 3").unwrap(), Some(3));
+        assert!(read("vsock = 3").unwrap_err().contains("`directory` says where"));
+        for number in [0, 2, u32::MAX] {
+            assert!(read(&format!("directory = \"d\"\nvsock = {number}")).unwrap_err().contains("guest-cid"));
         }
     }
 }

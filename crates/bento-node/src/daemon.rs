@@ -38,6 +38,7 @@ use crate::{
     policy,
     share::Shares,
     store::{Registry, StoreError},
+    vsock,
 };
 
 /// The port of the node's onion service: plain HTTP, since the onion service itself encrypts and authenticates.
@@ -109,6 +110,8 @@ struct Prepared {
 pub struct Inside {
     /// The directory with the sockets that it and its host have.
     pub directory: PathBuf,
+    /// Is the host another machine, which is reached over vsock?
+    pub vsock: bool,
     /// Opens the channel in each of the host's streams.
     pub door: Door,
 }
@@ -127,12 +130,14 @@ pub async fn run_inside(config: Config, policy: Policy, inside: Inside, stop: im
     let node = Arc::new(Node::new(config, policy, prepared.images, jail, egress, prepared.registry));
     node.remember().await?;
     node.warm();
-    info!(socket = %path.display(), "listening for the host");
+    let carrying = if inside.vsock { Some(vsock_carried(&inside.directory, vsock::HOST, vsock::Side::Inside)?) } else { None };
+    info!(socket = %path.display(), vsock = inside.vsock, "listening for the host");
     let serving = tokio::spawn(http::serve(listener, Arc::clone(&node)));
     stop.await;
     info!("stopping");
     node.stop().await;
     let _ = serving.await;
+    drop(carrying);
     let _ = tokio::time::timeout(node.config().limits.stop.duration(), node.quiet()).await;
     let _ = fs::remove_file(path);
     info!("stopped");
@@ -210,6 +215,10 @@ pub async fn run(
         }
         None => None,
     };
+    let carrying = match beside.directory.as_ref().zip(beside.vsock) {
+        Some((directory, guest)) => Some(vsock_carried(directory, guest, vsock::Side::Host)?),
+        None => None,
+    };
     let watched = Arc::clone(&node);
     let watching = tokio::spawn(async move {
         if let Some(conclave) = watched.conclave() {
@@ -242,7 +251,7 @@ pub async fn run(
         let _ = publishing.await;
     }
     operating.abort();
-    drop(opening);
+    drop((opening, carrying));
     if let Some(directory) = &node.config().conclave.directory {
         for (path, _) in conclave::sockets(directory) {
             let _ = fs::remove_file(path);
@@ -311,6 +320,10 @@ async fn prepare(config: &Config) -> Result<Prepared, RunError> {
 
 async fn tcp_listener(address: std::net::SocketAddr) -> Result<TcpListener, RunError> {
     TcpListener::bind(address).await.map_err(|source| RunError::Listen { place: address.to_string(), source })
+}
+
+fn vsock_carried(directory: &Path, other: u32, side: vsock::Side) -> Result<JoinSet<()>, RunError> {
+    vsock::carry(directory, other, side).map_err(|source| RunError::Listen { place: format!("vsock and {}", directory.display()), source })
 }
 
 fn unix_listener(path: &Path) -> Result<UnixListener, RunError> {

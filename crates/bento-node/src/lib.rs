@@ -40,3 +40,4 @@ pub mod sending;
 pub mod share;
 pub mod store;
 mod storing;
+pub mod vsock;

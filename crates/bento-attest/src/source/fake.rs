@@ -31,6 +31,7 @@ pub(super) fn quote(format: Format, data: &[u8; 64]) -> Vec<u8> {
 pub(super) struct State {
     pub(super) provider: String,
     pub(super) absent: bool,
+    pub(super) unprovided: bool,
     pub(super) broken: bool,
     /// Entries with the names that are tried next.
     pub(super) left: usize,
@@ -84,6 +85,9 @@ impl Files for FakeTsm {
         // Without a provider, `mkdir` says ENXIO; without configfs-tsm there is no such directory.
         if state.absent {
             return Err(ErrorKind::NotFound.into());
+        }
+        if state.unprovided {
+            return Err(io::Error::from_raw_os_error(6));
         }
         if state.left > 0 || state.entries.contains_key(entry) {
             state.left = state.left.saturating_sub(1);

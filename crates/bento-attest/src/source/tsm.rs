@@ -21,6 +21,9 @@ pub(super) const DIRECTORY: &str = "/sys/kernel/config/tsm/report";
 /// Entries that a process of the same number may have left when it was killed.
 const LEFT_MAX: usize = 64;
 
+/// What `mkdir` says where no provider is.
+const ENXIO: i32 = 6;
+
 /// Makes entries of one process different.
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
@@ -56,6 +59,8 @@ impl<F: Files> Tsm<F> {
             let entry = format!("{DIRECTORY}/bento-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
             match self.files.make(&entry) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists && tries < LEFT_MAX => tries += 1,
+                // The kernel has configfs-tsm, and nothing that attests.
+                Err(error) if error.raw_os_error() == Some(ENXIO) => return Err(NoEvidence::NoTee),
                 made => break made.map(|()| entry).map_err(file("making an entry in configfs-tsm"))?,
             }
         };
@@ -125,6 +130,9 @@ mod tests {
         let fake = FakeTsm::new("tdx_guest\n", Format::Tdx);
         fake.set(|state| state.absent = true);
         assert!(matches!(Tsm::open(fake), Err(NoEvidence::File { doing: "making an entry in configfs-tsm", .. })));
+        let fake = FakeTsm::new("tdx_guest\n", Format::Tdx);
+        fake.set(|state| state.unprovided = true);
+        assert!(matches!(Tsm::open(fake), Err(NoEvidence::NoTee)));
     }
 
     #[test]
