@@ -1,0 +1,80 @@
+"""What SEV-SNP hardware measures, compared with what another implementation says."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import snp
+from conftest import IMAGE
+from parts import Trouble
+
+
+def firmware(kinds: tuple[int, ...] = (1, 2, 3, 4, 0x10)) -> bytes:
+    """The least firmware: two pages, a table, and sections of these kinds."""
+    metadata = struct.pack("<4sIII", b"ASEV", 16 + 12 * len(kinds), 1, len(kinds))
+    metadata += b"".join(struct.pack("<III", 0x800000 + 0x10000 * kind, 0x3000 if kind in (1, 4) else 0x1000, kind) for kind in kinds)
+    content = bytearray(index * 7 % 251 for index in range(8192))
+    content[4096:4096 + len(metadata)] = metadata
+
+    def entry(data: bytes, guid: bytes) -> bytes:
+        return data + struct.pack("<H", len(data) + 18) + guid
+
+    table = entry(struct.pack("<II", 0x900C00, 0x400), snp.HASH_TABLE)
+    table += entry(struct.pack("<I", 0x80B004), snp.RESET_BLOCK) + entry(struct.pack("<I", 4096), snp.METADATA)
+    table += struct.pack("<H", len(table) + 18) + snp.FOOTER
+    content[8192 - 32 - len(table):8192 - 32] = table
+    return bytes(content)
+
+
+# From sev-snp-measure 0.0.13 of virtee (Apache-2.0), of the firmware above, this kernel, root and command line.
+GOLDEN = {
+    (1, "EPYC-v4", 1): "c3587700209d7528d2ee80ce6a30fa3297a0f705daa8fee6a69697a5e981eddf3e3cbf71a077704588a2168f0177b700",
+    (2, "EPYC-v4", 1): "244c8cb288f9b7c3402ee3ae4cb08dd425962f281390fa661a8b56fac2d0ce4af32a061ed8a1d48973d3d1e9d025e2b8",
+    (4, "EPYC-Milan-v2", 1): "a69231a6b3d64972b466dc26c1438ab00acbaf0adfc494cfd9409655ac8a5065685395e4b52cfa4ced53c6febccfb7bc",
+    (3, "EPYC-Genoa", 0x21): "ac1df25254fb80ae5b2ce02bae65da2d5fd55930e4823969c213008d02704e43a5de30d53b3acfd3a40127be87a1bae9",
+}
+PARTS = (b"a kernel", b"its root", b"console=ttyS0")
+
+
+@pytest.mark.parametrize(("machine", "digest"), GOLDEN.items())
+def test_a_measurement_is_what_another_implementation_says(machine: tuple[int, str, int], digest: str) -> None:
+    """And another one with one byte changed anywhere."""
+    processors, cpu, features = machine
+
+    def measured(*content: bytes) -> str:
+        return snp.measurement(*content, processors, snp.PROCESSORS[cpu], features).hex()
+
+    good = (firmware(), *PARTS)
+    assert measured(*good) == digest
+    for index in range(4):
+        changed = list(good)
+        changed[index] = bytes([changed[index][0] ^ 1]) + changed[index][1:]
+        assert measured(*changed) != digest
+
+
+def test_firmware_that_does_not_look_at_the_kernel_is_refused() -> None:
+    """It would start any kernel, under the same measurement."""
+    for kinds, says in (((1, 2, 3), "does not look at a kernel"), ((1, 2, 3, 9, 0x10), "kind 0x9")):
+        with pytest.raises(Trouble, match=says):
+            snp.measurement(firmware(kinds), *PARTS, 1, 0)
+    with pytest.raises(Trouble, match="not for SEV-SNP"):
+        snp.measurement(bytes(8192), *PARTS, 1, 0)
+
+
+def test_one_command_says_what_is_pinned_and_says_nothing_of_an_image_that_protects_from_nobody(built) -> None:  # noqa: ANN001
+    """In the form of the list of measurements."""
+    image, _ = built()
+    said = [subprocess.run([IMAGE / "measure", image, *more], capture_output=True, text=True, check=True).stdout for more in ([], [], ["--processors", "3"])]
+    assert said[0] == said[1] != said[2]
+    assert said[0].startswith('[[measurement]]\nname = "bento-conclave on 2 processors EPYC-v4"\nkind = "snp"\nmeasurement = "') and "policy = 0x30000" in said[0]
+    simulated, printed = built("--simulated")
+    assert "SIMULATED-initramfs" in printed and not (simulated / "initramfs").exists()
+    refused = subprocess.run([IMAGE / "measure", simulated], capture_output=True, text=True, check=False)
+    assert refused.returncode != 0 and not refused.stdout and "protects from nobody" in refused.stderr
+    # Nobody gets such an image by leaving something out.
+    unsaid = subprocess.run([IMAGE / "build", simulated, "--simulated"], capture_output=True, text=True, check=False)
+    assert unsaid.returncode != 0 and "--programs" in unsaid.stderr
