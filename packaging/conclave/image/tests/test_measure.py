@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import struct
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -78,3 +81,31 @@ def test_one_command_says_what_is_pinned_and_says_nothing_of_an_image_that_prote
     # Nobody gets such an image by leaving something out.
     unsaid = subprocess.run([IMAGE / "build", simulated, "--simulated"], capture_output=True, text=True, check=False)
     assert unsaid.returncode != 0 and "--programs" in unsaid.stderr
+
+
+def test_what_the_command_prints_is_what_clients_take_when_a_publisher_signed_it(built, programs: Path, tmp_path: Path) -> None:  # noqa: ANN001
+    """As the page beside the image says it is done. With one letter changed, no client takes it."""
+    image, _ = built()
+    measured = subprocess.run([IMAGE / "measure", image], capture_output=True, text=True, check=True).stdout
+    body = f"version = 1\nexpires = {int(time.time()) + 86400}\n\n[snp_minimum.milan]\nbootloader = 4\ntee = 0\nsnp = 24\nmicrocode = 219\n\n{measured}"
+
+    def openssl(*arguments: str | Path) -> bytes:
+        return subprocess.run(["openssl", *arguments], capture_output=True, check=True).stdout
+
+    key, said, listed = tmp_path / "key", tmp_path / "said", tmp_path / "list"
+    openssl("genpkey", "-algorithm", "ed25519", "-out", key)
+    publisher = openssl("pkey", "-in", key, "-pubout", "-outform", "DER")[-32:].hex()
+    said.write_text(f"bento measurements 1\n{body}")
+    signature = openssl("pkeyutl", "-sign", "-rawin", "-inkey", key, "-in", said).hex()
+    environment = os.environ | {"XDG_CONFIG_HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}
+    # Bound and not listened at, so that nobody is there.
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{nobody.getsockname()[1]}"
+        for text, says in ((body, "nothing answers at the node's address"), (body.replace("EPYC", "EPIC"), "is not signed by its publisher")):
+            listed.write_text(f"bento measurements, signed: {signature}\n{text}")
+            verified = subprocess.run(
+                [programs / "bento", "verify", place, "--measurements", listed, "--publisher", publisher],
+                capture_output=True, text=True, check=False, timeout=60, env=environment,
+            )
+            assert verified.returncode != 0 and says in verified.stderr, verified
