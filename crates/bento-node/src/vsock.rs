@@ -13,8 +13,11 @@ use std::{
 
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::{
-    io::{AsyncWriteExt, Interest, copy_bidirectional_with_sizes},
-    net::{UnixListener, UnixStream},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
+    net::{
+        UnixListener, UnixStream,
+        unix::{ReadHalf, WriteHalf},
+    },
     sync::Semaphore,
     task::JoinSet,
     time::{sleep, timeout},
@@ -153,12 +156,31 @@ async fn serve(listener: Arc<impl Listens>, to: To) {
         tokio::spawn(async move {
             match timeout(CONNECT, to.connect()).await {
                 // Both ends are Bento's, and bound how long they wait for each other.
-                Ok(Ok(mut far)) => drop(copy_bidirectional_with_sizes(&mut near, &mut far, CHUNK, CHUNK).await),
+                Ok(Ok(far)) => pass(near, far).await,
                 _ => drop(near.shutdown().await),
             }
             drop(place);
         });
     }
+}
+
+/// Carries both ways until both have ended, or one end is gone altogether: nothing more can be brought to it, and the other machine may never end its own half.
+async fn pass(mut one: UnixStream, mut other: UnixStream) {
+    let ((one_reads, one_writes), (other_reads, other_writes)) = (one.split(), other.split());
+    let _ = tokio::try_join!(copy(one_reads, other_writes), copy(other_reads, one_writes));
+}
+
+async fn copy(mut reads: ReadHalf<'_>, mut writes: WriteHalf<'_>) -> io::Result<()> {
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        match reads.read(&mut chunk).await? {
+            0 => break,
+            count => writes.write_all(&chunk[..count]).await?,
+        }
+    }
+    writes.shutdown().await?;
+    let left = reads.ready(Interest::READABLE | Interest::WRITABLE).await?;
+    if left.is_write_closed() { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
 }
 
 async fn vsock_connect(number: u32, port: u32) -> io::Result<UnixStream> {
@@ -185,8 +207,6 @@ fn as_stream(socket: Socket) -> io::Result<UnixStream> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
-
     use super::*;
 
     #[test]
@@ -218,6 +238,18 @@ mod tests {
         let mut answer = Vec::new();
         client.read_to_end(&mut answer).await.unwrap();
         assert_eq!(answer, b"answer");
+
+        // One that is gone, and not only has ended its half, is gone for the other, who has ended nothing.
+        let mut client = UnixStream::connect(&near).await.unwrap();
+        let (mut served, _) = listener.accept().await.unwrap();
+        served.write_all(b"last").await.unwrap();
+        drop(served);
+        client.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"answerlast");
+        client.ready(Interest::WRITABLE).await.unwrap();
+        while client.try_write(b"x").is_ok() {
+            tokio::task::yield_now().await;
+        }
         carrying.abort();
     }
 }
