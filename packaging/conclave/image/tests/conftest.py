@@ -7,6 +7,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -29,6 +30,22 @@ def program(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
     return module
+
+
+def signed(measured: str, directory: Path) -> tuple[Path, str]:
+    """A list of measurements as the page beside the image says that one is made, and its publisher's key."""
+
+    def openssl(*arguments: str | Path) -> bytes:
+        return subprocess.run(["openssl", *arguments], capture_output=True, check=True).stdout
+
+    body = f"version = 1\nexpires = {int(time.time()) + 86400}\n\n[snp_minimum.milan]\nbootloader = 4\ntee = 0\nsnp = 24\nmicrocode = 219\n\n{measured}"
+    key, said, listed = (directory / name for name in ("publisher.pem", "signed", "list"))
+    openssl("genpkey", "-algorithm", "ed25519", "-out", key)
+    publisher = openssl("pkey", "-in", key, "-pubout", "-outform", "DER")[-32:].hex()
+    said.write_text(f"bento measurements 1\n{body}")
+    signature = openssl("pkeyutl", "-sign", "-rawin", "-inkey", key, "-in", said).hex()
+    listed.write_text(f"bento measurements, signed: {signature}\n{body}")
+    return listed, publisher
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import IMAGE, signed
 from guest import booted, ended, vsock
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -153,8 +154,11 @@ def test_a_function_runs_in_the_guest_of_a_node_reached_through_vsock_alone(buil
         verified = bento("verify", place, *simulator)
         assert verified.returncode == 0 and "simulated-tdx" in verified.stdout, verified
         # Whoever asks for hardware is told that this is none.
-        refused = bento("verify", place)
-        assert refused.returncode == 4, refused
+        real, _ = built()
+        measured = subprocess.run([IMAGE / "measure", real], capture_output=True, text=True, check=True).stdout
+        listed, publisher = signed(measured, tmp_path)
+        refused = bento("verify", place, "--measurements", str(listed), "--publisher", publisher)
+        assert refused.returncode == 4 and "conclave" in refused.stderr, refused
         greeted = bento("run", place, str(ROOT / "functions/hello"), "hello", "name=Ada", *conclave)
         assert (greeted.returncode, greeted.stdout) == (0, "Hello, Ada!\n"), greeted
         carried = bento("run", place, str(function), "carried", f"port={greeter}", *conclave)

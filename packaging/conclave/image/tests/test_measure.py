@@ -6,13 +6,12 @@ import os
 import socket
 import struct
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 import snp
-from conftest import IMAGE
+from conftest import IMAGE, signed
 from parts import Trouble
 
 
@@ -87,23 +86,14 @@ def test_what_the_command_prints_is_what_clients_take_when_a_publisher_signed_it
     """As the page beside the image says it is done. With one letter changed, no client takes it."""
     image, _ = built()
     measured = subprocess.run([IMAGE / "measure", image], capture_output=True, text=True, check=True).stdout
-    body = f"version = 1\nexpires = {int(time.time()) + 86400}\n\n[snp_minimum.milan]\nbootloader = 4\ntee = 0\nsnp = 24\nmicrocode = 219\n\n{measured}"
-
-    def openssl(*arguments: str | Path) -> bytes:
-        return subprocess.run(["openssl", *arguments], capture_output=True, check=True).stdout
-
-    key, said, listed = tmp_path / "key", tmp_path / "said", tmp_path / "list"
-    openssl("genpkey", "-algorithm", "ed25519", "-out", key)
-    publisher = openssl("pkey", "-in", key, "-pubout", "-outform", "DER")[-32:].hex()
-    said.write_text(f"bento measurements 1\n{body}")
-    signature = openssl("pkeyutl", "-sign", "-rawin", "-inkey", key, "-in", said).hex()
+    listed, publisher = signed(measured, tmp_path)
     environment = os.environ | {"XDG_CONFIG_HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}
     # Bound and not listened at, so that nobody is there.
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         place = f"127.0.0.1:{nobody.getsockname()[1]}"
-        for text, says in ((body, "nothing answers at the node's address"), (body.replace("EPYC", "EPIC"), "is not signed by its publisher")):
-            listed.write_text(f"bento measurements, signed: {signature}\n{text}")
+        for change, says in (("EPYC", "nothing answers at the node's address"), ("EPIC", "is not signed by its publisher")):
+            listed.write_text(listed.read_text().replace("EPYC", change))
             verified = subprocess.run(
                 [programs / "bento", "verify", place, "--measurements", listed, "--publisher", publisher],
                 capture_output=True, text=True, check=False, timeout=60, env=environment,
