@@ -45,12 +45,13 @@ class BadRecipe(ValueError):
     """This is no recipe."""
 
 
-def put(api, n: int, k: int, size: int, nodes: "list | None" = None, mode: str = "rs") -> None:
+def put(api, n: int, k: int, size: int, nodes: "list | None" = None, mode: str = "rs", conclave: str | None = None) -> None:
     """Spreads the input of `size` bytes over `n` nodes, any `k` of which rebuild it; sends the recipe.
 
     `nodes`: addresses to choose from, or objects with `address`, `operator` and `relay`; those that this node's operator lists, if it is not
-    given. `mode`: `rs`, or `fountain`, of which more than 256 shards can be made in time.
+    given. `mode`: `rs`, or `fountain`, of which more than 256 shards can be made in time. `conclave`: where nodes are conclaves, which are accepted.
     """
+    api.nodes.accept(conclave)
     code = _code(n, k, size, mode)
     key = secrets.token_bytes(KEY_BYTES)
     shelves = Places(api, candidates(api, nodes), shard_bytes(code)).shelves(list(range(n)))
@@ -80,13 +81,22 @@ def staged(api, drop: str, sha256: str) -> None:
 
 
 def spread(
-    api, drop: str, n: int, k: int, nodes: "list | None" = None, avoid: "list | tuple" = (), mode: str = "rs", marks: bool = False
+    api,
+    drop: str,
+    n: int,
+    k: int,
+    nodes: "list | None" = None,
+    avoid: "list | tuple" = (),
+    mode: str = "rs",
+    marks: bool = False,
+    conclave: str | None = None,
 ) -> None:
     """Spreads a file that was left here, as `put` does, and removes it; sends the recipe. Invoked again after it was broken off, it goes on.
 
     The input is empty, or the list of parts elsewhere that the file is first gathered from (`jobs.gathered`). `avoid`: addresses that are
-    taken last. `marks`: before the recipe come 1,000 dots, which tell how much is done.
+    taken last. `marks`: before the recipe come 1,000 dots, which tell how much is done. `conclave` as in `put`.
     """
+    api.nodes.accept(conclave)
     text = api.input.read(ORDER_BYTES_MAX + 1)
     if len(text) > ORDER_BYTES_MAX:
         raise ValueError("the list of parts is too long")
@@ -113,12 +123,13 @@ def spread(
         _tell(api, job.record["recipe"], marks)
 
 
-def get(api, offset: int = 0, report: int = 0) -> None:
+def get(api, offset: int = 0, report: int = 0, conclave: str | None = None) -> None:
     """Rebuilds the file, from `offset` on, of the recipe that is the input. The log says which shards were missing or corrupt.
 
     `report`: behind the file come so many bytes that say it too, as JSON, filled up with spaces: `{"k", "of", "good", "lost": [{"number", "node",
-    "why"}]}`.
+    "why"}]}`. `conclave` as in `put`.
     """
+    api.nodes.accept(conclave)
     recipe, code = _recipe(api)
     if not isinstance(offset, int) or not 0 <= offset <= recipe["size"]:
         raise ValueError(f"the offset is a whole number from 0 to {recipe['size']}")
@@ -147,8 +158,12 @@ def get(api, offset: int = 0, report: int = 0) -> None:
     api.output.write(held + (_reported(recipe, lost, report) if report else b""))
 
 
-def check(api, thorough: bool = False) -> None:
-    """Tells of each shard of the recipe that is the input whether it is there. `thorough`: reads all of them; else their nodes are believed."""
+def check(api, thorough: bool = False, conclave: str | None = None) -> None:
+    """Tells of each shard of the recipe that is the input whether it is there. `thorough`: reads all of them; else their nodes are believed.
+
+    `conclave` as in `put`.
+    """
+    api.nodes.accept(conclave)
     recipe, code = _recipe(api)
     lost = _lost(api, recipe, code, thorough)
     _report(api, recipe, lost)
@@ -160,13 +175,21 @@ def check(api, thorough: bool = False) -> None:
 
 
 def repair(
-    api, nodes: "list | None" = None, more: int = 0, thorough: bool = False, avoid: "list | tuple" = (), job: str | None = None, marks: bool = False
+    api,
+    nodes: "list | None" = None,
+    more: int = 0,
+    thorough: bool = False,
+    avoid: "list | tuple" = (),
+    job: str | None = None,
+    marks: bool = False,
+    conclave: str | None = None,
 ) -> None:
     """Makes up the shards that are lost, and `more`, on other nodes; sends the new recipe. Until it is there, the old one holds.
 
-    `job`: 32 hexadecimal digits; invoked again with the same and the same recipe after it was broken off, it goes on. `avoid` and `marks` as in
-    `spread`.
+    `job`: 32 hexadecimal digits; invoked again with the same and the same recipe after it was broken off, it goes on. `avoid`, `marks` and
+    `conclave` as in `spread`.
     """
+    api.nodes.accept(conclave)
     recipe, code = _recipe(api)
     progress = Marks(api, marks)
     with Job(api, job) as work:
@@ -185,8 +208,9 @@ def repair(
         _tell(api, work.record["recipe"], marks)
 
 
-def remove(api) -> None:
-    """Ends all shards of the recipe that is the input."""
+def remove(api, conclave: str | None = None) -> None:
+    """Ends all shards of the recipe that is the input. `conclave` as in `put`."""
+    api.nodes.accept(conclave)
     recipe, _ = _recipe(api)
     left = ended(Shelf(api, entry) for entry in recipe["shards"])
     _tell(api, {"ended": len(recipe["shards"]) - len(left), "left": [{"node": shelf.node, "why": text} for shelf, text in left]})

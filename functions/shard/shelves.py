@@ -35,6 +35,9 @@ EXPIRES_SECONDS = 300_000_000
 SPARE_BYTES = 16 * 1024
 """Storage of a Dropbox beside its one drop: its records, and what it keeps free for them."""
 
+UNKNOWN = "no function answers to this token"
+"""What a node says of a function that is not there."""
+
 TROUBLE = (Refused, RemoteFailed, Unreachable, Timeout, Busy, OSError)
 """What a node can answer, or not."""
 
@@ -197,10 +200,9 @@ def ended(shelves: Iterable[Shelf], tries: int | None = None) -> list[tuple[Shel
     def end(shelf: Shelf) -> str | None:
         try:
             shelf.end(tries)
-        except Refused:
-            return None  # It is gone already.
         except TROUBLE as error:
-            return str(error)
+            # It may be gone already. Any other refusal is no answer of its node's: a conclave that is not accepted was asked nothing.
+            return None if isinstance(error, Refused) and UNKNOWN in str(error) else str(error)
         return None
 
     shelves = list(shelves)

@@ -40,6 +40,11 @@ class Nodes:
 
     def __init__(self, ask: "Ask") -> None:
         self._ask = ask
+        self._accepted: str | None = None
+
+    def accept(self, conclave: str | None) -> None:
+        """From here on, what goes to a node's conclave (an address with `/conclave` behind it) goes with this text, where none is given with the address itself."""
+        self._accepted = conclave
 
     def list(self) -> "list[Node]":
         """The nodes that this one's operator lists."""
@@ -63,6 +68,7 @@ class Nodes:
         can end it.
         """
         bundle = pack(files)
+        conclave = self._demand(node, conclave)
         arguments = {"node": node, "bytes": len(bundle)}
         arguments |= {key: token for key, token in (("invocation", invocation), ("shutdown", shutdown)) if token is not None}
         arguments |= _demanding(conclave)
@@ -79,7 +85,10 @@ class Nodes:
 
     def function(self, node: str, invocation: str, shutdown: str | None = None, conclave: str | None = None) -> "Remote":
         """A function that is installed already, by whoever."""
-        return Remote(self._ask, node, invocation, shutdown, {}, conclave)
+        return Remote(self._ask, node, invocation, shutdown, {}, self._demand(node, conclave))
+
+    def _demand(self, node: str, conclave: str | None) -> str | None:
+        return self._accepted if conclave is None and node.endswith("/conclave") else conclave
 
 
 class Remote:

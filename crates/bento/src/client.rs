@@ -157,9 +157,14 @@ impl Client {
         self
     }
 
-    /// What it accepts of conclaves, as a function takes it along.
-    pub(crate) fn demand(&self) -> Option<&Demand> {
-        self.demand.as_deref()
+    /// What it accepts of conclaves, as a function at that node takes it along to others.
+    pub(crate) fn demand_from(&self, node: &NodeAddress) -> Result<String, ClientError> {
+        if !node.is_conclave() {
+            let text = "only a conclave judges another one: a function that goes to conclaves must be in one";
+            return Err(ClientError::Request(text.into()));
+        }
+        let demand = self.demand.as_ref().ok_or(ClientError::NoDemand)?;
+        demand.text().map_err(|error| ClientError::Request(error.to_string()))
     }
 
     /// How long it waits.

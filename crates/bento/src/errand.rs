@@ -146,13 +146,7 @@ impl Errand {
             call.arguments.insert(name.into(), value);
         }
         if self.dropbox.node.is_conclave() {
-            if !self.browser.node.is_conclave() {
-                let text = "only a conclave judges another one: where the Dropbox is to be in one, Browser must be as well";
-                return Err(ClientError::Request(text.into()));
-            }
-            let demand = client.demand().ok_or(ClientError::NoDemand)?;
-            let text = demand.text().map_err(|error| ClientError::Request(error.to_string()))?;
-            call.arguments.insert("conclave".into(), json!(text));
+            call.arguments.insert("conclave".into(), json!(client.demand_from(&self.browser.node)?));
         }
         client.detach(&self.browser.node, &self.browser.tokens.invocation, self.output, call).await
     }

@@ -68,6 +68,10 @@ pub struct Candidate {
 }
 
 impl Candidates {
+    fn has_conclaves(&self) -> bool {
+        self.nodes.iter().any(|node| node.address.is_conclave())
+    }
+
     fn arguments(&self) -> (Value, Value) {
         let nodes = self.nodes.iter().map(|node| json!({"address": node.address.to_string(), "operator": node.operator})).collect();
         (nodes, self.avoid.iter().map(ToString::to_string).collect())
@@ -153,6 +157,8 @@ pub struct Rebuild {
     pub(crate) size: u64,
     bundle: Bundle,
     shards: Bytes,
+    /// Does any shard lie in a conclave?
+    conclaves: bool,
     report: usize,
 }
 
@@ -293,10 +299,13 @@ impl Shard {
         let arguments = json!({
             "drop": drop.to_string(), "n": split.of, "k": split.need, "mode": split.mode, "nodes": nodes, "avoid": avoid, "marks": true,
         });
+        let places = drip.map_or(&[][..], |(_, places)| places);
         let input = match drip {
             Some((drip, places)) => order(drip, places)?,
             None => Input::Empty,
         };
+        let others = to.has_conclaves() || places.iter().any(|place| place.node.is_conclave());
+        let arguments = demanding(&self.client, &self.node, others, arguments)?;
         self.client.detach(&self.node, &self.token, id, call("spread", arguments, input)).await
     }
 
@@ -315,6 +324,7 @@ impl Shard {
     ) -> Result<(), ClientError> {
         let (nodes, avoid) = to.arguments();
         let arguments = json!({"job": job.to_string(), "more": more, "thorough": thorough, "nodes": nodes, "avoid": avoid, "marks": true});
+        let arguments = demanding(&self.client, &self.node, to.has_conclaves() || shards.has_conclaves(), arguments)?;
         let input = Input::Bytes(shards.text()?.into());
         self.client.detach(&self.node, &self.token, id, call("repair", arguments, input)).await
     }
@@ -352,7 +362,8 @@ impl Checked {
     /// When the node does not do it.
     pub async fn look(client: &Client, node: &NodeAddress, shards: &Shards, thorough: bool) -> Result<Self, ClientError> {
         let passed = if thorough { shards.stored() } else { 0 };
-        let mut call = call("check", json!({ "thorough": thorough }), Input::Bytes(shards.text()?.into()));
+        let arguments = demanding(client, node, shards.has_conclaves(), json!({ "thorough": thorough }))?;
+        let mut call = call("check", arguments, Input::Bytes(shards.text()?.into()));
         call.output_max = Some(RECIPE_BYTES_MAX);
         let output = client.run(node, &visit_bundle(passed)?, call).await?;
         let (bytes, outcome) = output.collect(RECIPE_BYTES_MAX).await?;
@@ -375,7 +386,8 @@ impl Rebuild {
     /// When the function makes no bundle.
     pub fn new(client: Client, node: NodeAddress, shards: &Shards) -> Result<Self, ClientError> {
         let report = 1024 + 512 * shards.shards.len();
-        Ok(Self { client, node, size: shards.size, bundle: visit_bundle(shards.size)?, shards: shards.text()?.into(), report })
+        let (bundle, text, conclaves) = (visit_bundle(shards.size)?, shards.text()?.into(), shards.has_conclaves());
+        Ok(Self { client, node, size: shards.size, bundle, shards: text, conclaves, report })
     }
 
     /// The bundle that does it.
@@ -384,7 +396,8 @@ impl Rebuild {
     }
 
     pub(crate) async fn get(&self, offset: u64) -> Result<Output, ClientError> {
-        let call = call("get", json!({"offset": offset, "report": self.report}), Input::Bytes(self.shards.clone()));
+        let arguments = demanding(&self.client, &self.node, self.conclaves, json!({"offset": offset, "report": self.report}))?;
+        let call = call("get", arguments, Input::Bytes(self.shards.clone()));
         self.client.run(&self.node, &self.bundle, call).await
     }
 }
@@ -401,6 +414,14 @@ impl Lost {
         }
         Ok(told)
     }
+}
+
+/// The arguments with which conclaves are accepted, where the function goes to any.
+fn demanding(client: &Client, node: &NodeAddress, conclaves: bool, mut arguments: Value) -> Result<Value, ClientError> {
+    if conclaves {
+        arguments["conclave"] = client.demand_from(node)?.into();
+    }
+    Ok(arguments)
 }
 
 /// The list of parts, as `functions/shard/jobs.py` reads it.

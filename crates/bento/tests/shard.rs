@@ -259,13 +259,11 @@ fn what_no_node_takes_leaves_nothing_behind() {
 }
 
 #[test]
-fn conclaves_are_left_out_before_anything_is_read() {
+fn where_a_conclave_is_required_nothing_is_read_or_said_to_a_node_itself() {
     let place = Place::new(4);
-    for words in [&["shard", "put", "report.pdf"][..], &["shard", "put", "-"], &["shard", "repair", "report.pdf"]] {
-        let refused = place.home.run(&[words, &["--require-conclave"]].concat());
-        assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));
-        assert!(text(&refused.stderr).contains("Shard does not put shards into conclaves yet"), "{}", text(&refused.stderr));
-    }
+    let refused = place.home.run(&["shard", "put", "report.pdf", "--require-conclave"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("nothing says which conclaves are accepted"), "{}", text(&refused.stderr));
     assert!(place.nodes.iter().all(|node| node.asked.lock().unwrap().is_empty()) && place.left().is_empty());
     place.home.good(&["nodes", "remove", "n4"]);
     place.home.good(&["nodes", "add", "n4", &format!("{}/conclave", place.nodes[3].address)]);
@@ -273,6 +271,13 @@ fn conclaves_are_left_out_before_anything_is_read() {
     assert!(text(&refused.stderr).contains("3 of 4 nodes can take a shard, and 4 are needed; n4: "), "{}", text(&refused.stderr));
     assert_eq!((place.world().drops.installed, place.left()), (0, vec![]));
     place.home.good(&["shard", "put", "report.pdf", "--of", "3"]);
+    // What lies outside conclaves is used where none is required, and nowhere else.
+    for words in [&["shard", "get", "report.pdf", "-o", "no"][..], &["shard", "check", "report.pdf"], &["shard", "repair", "report.pdf"]] {
+        let refused = place.home.run(&[words, &["--require-conclave"]].concat());
+        assert_eq!(refused.status.code(), Some(4), "{}", text(&refused.stderr));
+        assert!(text(&refused.stderr).contains("lies outside a conclave"), "{}", text(&refused.stderr));
+    }
+    place.home.good(&["shard", "get", "report.pdf", "-o", "yes"]);
 }
 
 #[test]

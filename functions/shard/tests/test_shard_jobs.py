@@ -14,7 +14,7 @@ import jobs
 import shelves
 from bento.testing import FakeNode
 from jobs import PartsMissing, Underway
-from shard import CutOff
+from shard import CutOff, TooFewShards
 from shelves import NotEnoughNodes
 
 DATA = random.Random(11).randbytes(100_000)
@@ -332,3 +332,39 @@ def test_what_is_gathered_is_never_more_than_there_is_room_for():
     left.order["size"] = sum(part["size"] for part in left.order["parts"])
     with pytest.raises(OSError, match="there is room for"):
         spread(world, secrets.token_hex(16), left.order, n=2, k=1)
+
+
+def test_shards_go_into_conclaves_only_where_it_is_said_which_are_accepted(world):
+    conclaves = {f"conclave{number}.onion/conclave": FakeNode(f"Conclave {number}") for number in range(6)}
+    world.nodes |= conclaves
+    nodes, which = list(conclaves), {"conclave": "which are accepted"}
+    drop = staged(world)
+    with pytest.raises(NotEnoughNodes, match="goes with a demand"):
+        spread(world, drop, nodes=nodes)
+    assert world.functions() == 0
+    recipe = spread(world, drop, nodes=nodes, **which)
+    assert {entry["node"] for entry in recipe["shards"]} < set(conclaves) and world.functions() == 5
+    # The demand is the client's, and neither in the recipe nor kept by the function.
+    assert "accepted" not in json.dumps(recipe) and not any(b"accepted" in bytes(data) for data in world.first.kept.objects.values())
+
+    assert world.run("get", recipe, **which) == DATA
+    with pytest.raises(TooFewShards, match="goes with a demand"):
+        world.run("get", recipe)
+    assert world.ask("check", recipe, thorough=True, **which)["good"] == 5 and world.ask("check", recipe)["good"] == 0
+    world.nodes[recipe["shards"][0]["node"]].functions.clear()
+    repaired = world.ask("repair", recipe, nodes=nodes, **which)
+    assert len(repaired["shards"]) == 5 and {entry["node"] for entry in repaired["shards"]} < set(conclaves)
+    assert len(world.ask("remove", repaired)["left"]) == 5 and world.functions() == 5
+    assert world.ask("remove", repaired, **which) == {"ended": 5, "left": []} and world.functions() == 0
+
+
+def test_parts_are_gathered_from_conclaves_and_these_ended(world):
+    left, drop = Left(world), secrets.token_hex(16)
+    for place in left.order["places"]:
+        world.nodes[place["node"] + "/conclave"] = world.nodes.pop(place["node"])
+        place["node"] += "/conclave"
+    which = {"conclave": "which are accepted"}
+    with pytest.raises(PartsMissing, match="goes with a demand"):
+        spread(world, drop, left.order, n=3, k=2)
+    recipe = spread(world, drop, left.order, n=3, k=2, **which)
+    assert world.run("get", recipe, **which) == DATA and world.functions() == 3

@@ -4,6 +4,7 @@
 mod host;
 mod hostile;
 mod people;
+mod shards;
 mod site;
 mod wire;
 mod world;

@@ -15,7 +15,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 const POLICY: &str = r#"
 [offers]
-image = ["python3", "web"]
+image = ["python3", "web", "shard"]
 egress = ["direct"]
 memory = "1 GiB"
 processes = 64
@@ -100,6 +100,11 @@ impl Node {
 
     /// A node that lets its functions have others on these nodes.
     pub(crate) fn knowing(nodes: &[&str], more: &[&str]) -> Self {
+        Self::bounding(nodes, more, "")
+    }
+
+    /// The same, with these lines more about its conclave.
+    pub(crate) fn bounding(nodes: &[&str], more: &[&str], bounds: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         for name in ["outside", "inside"] {
@@ -110,10 +115,10 @@ impl Node {
             nodes.iter().enumerate().map(|(index, address)| format!("{{name = \"n{index}\", address = \"{address}\"}},")).collect();
         let trust = site::shared().certificate.display().to_string();
         let images = format!(
-            "[images.python3]\n[images.web]\npackages = [\"brotli\", \"_brotli\", \"idna\", \"webencodings\"]\ncertificates = \"{trust}\"\n"
+            "[images.python3]\n[images.web]\npackages = [\"brotli\", \"_brotli\", \"idna\", \"webencodings\"]\ncertificates = \"{trust}\"\n[images.shard]\npackages = [\"zfec\", \"nacl\", \"_cffi_backend\"]\n"
         );
         let bentod = format!(
-            "name = \"Test\"\nstate = \"state\"\nlisten = \"127.0.0.1:0\"\nnodes = [{known}]\n[tor]\noff = true\n[conclave]\ndirectory = \"outside\"\n{images}"
+            "name = \"Test\"\nstate = \"state\"\nlisten = \"127.0.0.1:0\"\nnodes = [{known}]\n[tor]\noff = true\n[conclave]\ndirectory = \"outside\"\n{bounds}\n{images}"
         );
         fs::write(at("bentod.toml"), bentod).unwrap();
         fs::write(at("conclave.toml"), format!("name = \"Test, inside\"\nstate = \"sealed\"\nnodes = [{known}]\n{images}")).unwrap();
@@ -160,6 +165,15 @@ impl Node {
     /// What its simulator handed over.
     pub(crate) fn given(&self) -> PathBuf {
         self.path("given")
+    }
+
+    /// What `bentod status` says of it.
+    pub(crate) async fn status(&self) -> String {
+        let mut command = Command::new(program("bentod"));
+        command.arg("status").arg("--config").arg(self.path("bentod.toml"));
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// What both programs logged.

@@ -4,7 +4,10 @@ use std::{
     fs::File,
     io::{self, Read as _, Write as _},
     path::Path,
-    sync::{Arc, PoisonError},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bento::{Bounds, Client, Demand, NodeAddress, Stage, read_bundle};
@@ -33,6 +36,8 @@ pub(crate) struct Context {
     tor: Mutex<Option<Result<Way, Failure>>>,
     /// Which conclaves are accepted, once it was needed.
     demand: std::sync::OnceLock<Result<Demand, Failure>>,
+    /// Is nothing said but to conclaves?
+    conclaves_only: AtomicBool,
     leave: std::sync::Mutex<Option<String>>,
 }
 
@@ -44,8 +49,9 @@ struct Way {
 
 impl Context {
     pub(crate) fn new(options: Options) -> Self {
-        let show = Arc::new(Show::new(options.progress));
-        Self { options, show, tor: Mutex::new(None), demand: std::sync::OnceLock::new(), leave: std::sync::Mutex::default() }
+        let (show, conclaves_only) = (Arc::new(Show::new(options.progress)), AtomicBool::new(options.require_conclave));
+        let (demand, leave) = (std::sync::OnceLock::new(), std::sync::Mutex::default());
+        Self { options, show, tor: Mutex::new(None), demand, conclaves_only, leave }
     }
 
     /// What is said at the first signal, in place of ending.
@@ -66,13 +72,23 @@ impl Context {
         }
     }
 
+    /// Is nothing said but to conclaves?
+    pub(crate) fn requires_conclave(&self) -> bool {
+        self.conclaves_only.load(Ordering::Relaxed)
+    }
+
+    /// From here on, as if the person had said `--require-conclave`: what was begun in conclaves stays in them.
+    pub(crate) fn keep_to_conclaves(&self) {
+        self.conclaves_only.store(true, Ordering::Relaxed);
+    }
+
     /// The list of nodes.
     pub(crate) fn nodes(&self) -> Result<NodeList, Failure> {
         let path = match &self.options.nodes {
             Some(path) => path.clone(),
             None => place::config()?.join("nodes.toml"),
         };
-        Ok(NodeList::at(path, self.options.require_conclave))
+        Ok(NodeList::at(path, self.requires_conclave()))
     }
 
     /// A node by its name in the list, or by its address. The name is what to call it.
@@ -82,7 +98,7 @@ impl Context {
             let address: NodeAddress = text.parse().map_err(|error: bento::AddressError| {
                 Failure::input(error.to_string()).with_hint("copy the address again, or use a name of the list (`bento nodes`)")
             })?;
-            let address = if self.options.require_conclave { address.in_conclave() } else { address };
+            let address = if self.requires_conclave() { address.in_conclave() } else { address };
             return Ok((address.to_string(), address));
         }
         let list = self.nodes()?.read()?;
@@ -133,7 +149,7 @@ impl Context {
 
     /// A client that can reach this node and tells nothing. What is kept of a conclave is said to that conclave only.
     pub(crate) async fn quiet_client(&self, node: &NodeAddress) -> Result<Client, Failure> {
-        if self.options.require_conclave && !node.is_conclave() {
+        if self.requires_conclave() && !node.is_conclave() {
             return Err(Failure::new(EVIDENCE, format!("{node} was used without a conclave, and one is required"))
                 .with_hint("install the function again with `--require-conclave`, or leave it out"));
         }

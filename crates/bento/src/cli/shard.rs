@@ -17,7 +17,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use bento::{ClientError, Recipe};
+use bento::{ClientError, NodeAddress, Recipe, Shards};
 use bento_proto::Outcome;
 use sha2::{Digest as _, Sha256};
 
@@ -25,21 +25,14 @@ use self::kept::{Kept, Shelves};
 use super::{
     args,
     context::Context,
-    failure::{FUNCTION, Failure, NODE},
+    failure::{EVIDENCE, FUNCTION, Failure, NODE},
     place::check_private,
 };
 
 /// Longest recipe that is read.
 const RECIPE_BYTES_MAX: u64 = 512 << 10;
 
-/// Why no shard goes to a node's conclave.
-const CONCLAVE: &str = "Shard does not put shards into conclaves yet";
-
 pub(crate) async fn run(context: &Context, args: args::Shard) -> Result<(), Failure> {
-    if context.options.require_conclave && matches!(args, args::Shard::Put(_) | args::Shard::Repair(_)) {
-        return Err(Failure::input(CONCLAVE)
-            .with_hint("leave `--require-conclave` out: nodes with shards have ciphertext alone; or use `bento dropbox put`"));
-    }
     match args {
         args::Shard::Put(args) => put::run(context, args).await,
         args::Shard::Get(args) => get::run(context, args).await,
@@ -87,6 +80,21 @@ fn recipe(path: &Path) -> Result<Recipe, Failure> {
     Ok(found)
 }
 
+/// Holds that what is in conclaves stays in them, and that where one is required no shard is elsewhere.
+fn in_conclaves(context: &Context, shards: &Shards) -> Result<(), Failure> {
+    if shards.has_conclaves() {
+        context.keep_to_conclaves();
+    }
+    let plain = |shelf: &&bento::Shelf| shelf.node().is_ok_and(|node| !node.is_conclave());
+    match shards.shards.iter().find(plain) {
+        Some(shelf) if context.requires_conclave() => {
+            Err(Failure::new(EVIDENCE, format!("shard {} lies outside a conclave, and one is required", shelf.number))
+                .with_hint("put the file again with `--require-conclave`, or leave it out"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// What a failure of Shard means, as far as it is known.
 fn failure_of(error: ClientError, name: &str) -> Failure {
     let ClientError::Ended(Outcome::Failed { error: said, .. }) = &error else { return Failure::about(error, "shard", None) };
@@ -110,12 +118,13 @@ struct Names(Vec<(String, String)>);
 
 impl Names {
     fn new(context: &Context) -> Result<Self, Failure> {
-        Ok(Self(context.nodes()?.read()?.into_iter().map(|(name, address)| (address.to_string(), name)).collect()))
+        Ok(Self(context.nodes()?.read()?.into_iter().map(|(name, address)| (address.authority(), name)).collect()))
     }
 
-    /// The name of the node at an address, or else the address.
+    /// The name of the node at an address, or of the one whose conclave that is; or else the address.
     fn of(&self, address: &str) -> String {
-        self.0.iter().find(|(own, _)| own == address).map_or_else(|| bento::line(address), |(_, name)| name.clone())
+        let node = address.parse::<NodeAddress>().map(|node| node.authority());
+        self.0.iter().find(|(own, _)| node.as_ref() == Ok(own)).map_or_else(|| bento::line(address), |(_, name)| name.clone())
     }
 }
 

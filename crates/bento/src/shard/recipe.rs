@@ -163,6 +163,11 @@ impl Shards {
         (one + one / 8 + (64 << 10)).saturating_mul(self.shards.len() as u64)
     }
 
+    /// Does any of them lie in a conclave?
+    pub fn has_conclaves(&self) -> bool {
+        self.shards.iter().any(|shelf| shelf.node().is_ok_and(|node| node.is_conclave()))
+    }
+
     /// How it is split now.
     pub fn split(&self) -> Split {
         Split { need: self.k, of: u32::try_from(self.shards.len()).unwrap_or(u32::MAX), mode: self.mode }

@@ -6,7 +6,7 @@ use bento::{Download, Locked, Lost, Opening, Origin, Piece, Rebuild, Recipe};
 use serde_json::json;
 
 use super::{
-    Named, Names, failure_of,
+    Named, Names, failure_of, in_conclaves,
     kept::{Kept, Open, Shelves, Task},
     named, nodes, put,
     work::{self, Ended},
@@ -25,6 +25,7 @@ pub(super) async fn run(context: &Context, args: args::ShardGet) -> Result<(), F
     let mut sink = Sink::open(Some(&path), args.force).await?;
 
     let shards = &recipe.shards;
+    in_conclaves(context, shards)?;
     let (host, node) = nodes::visited(context, &bento::visit_bundle(shards.size)?, shards.mode, args.node.as_deref()).await?;
     let client = context.client(&node).await?;
     let origin = Origin::Shards(Box::new(Rebuild::new(client, node, shards)?));
@@ -104,6 +105,7 @@ pub(super) async fn whole(context: &Context, name: &str, kept: Kept) -> Result<R
         if !is_begun {
             return Err(on_its_way(&open));
         }
+        put::kept_to(context, &open)?;
         let (shard, chosen) = work::shard(context, &mut open, None, None).await?;
         if open.work()?.output.is_none() {
             return Err(on_its_way(&open));

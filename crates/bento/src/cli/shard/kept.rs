@@ -37,6 +37,9 @@ pub(super) struct Kept {
     /// Where the file was; nothing for one that came from stdin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) source: Option<PathBuf>,
+    /// Is it for conclaves only?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) conclaves: bool,
     /// Where its recipe is written besides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) recipe: Option<PathBuf>,
@@ -163,7 +166,7 @@ fn wrong(what: &str) -> Failure {
 
 impl Kept {
     pub(super) fn new(file: SealedFile, split: Split, keep: Span) -> Self {
-        Self { version: 1, file, split, keep, source: None, recipe: None, shards: None, since: None, work: None }
+        Self { version: 1, file, split, keep, source: None, conclaves: false, recipe: None, shards: None, since: None, work: None }
     }
 
     /// Its recipe, if it is whole.

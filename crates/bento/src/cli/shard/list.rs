@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::{
-    Named, Names, failure_of, get,
+    Named, Names, failure_of, get, in_conclaves,
     kept::{Kept, Place, Shelves, Task},
     named, nodes, now,
 };
@@ -69,6 +69,7 @@ fn state(name: &str, kept: &Kept) -> (String, Option<Span>) {
 pub(super) async fn check(context: &Context, args: args::ShardCheck) -> Result<(), Failure> {
     let (name, recipe) = found(context, &args.recipe).await?;
     let shards = &recipe.shards;
+    in_conclaves(context, shards)?;
     let (_, node) = nodes::visited(context, &visit_bundle(shards.size)?, shards.mode, args.node.as_deref()).await?;
     let client = context.client(&node).await?;
     context.show.now(if args.thorough { "all shards are read there" } else { "their nodes are asked" });

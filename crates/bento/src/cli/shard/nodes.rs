@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bento::{Candidate, Candidates, FileKey, Load, Mode, NodeAddress};
-use bento_proto::{bundle::Bundle, node::Description, pad::HEAD};
+use bento_proto::{bundle::Bundle, limits::ARGUMENTS_BYTES_MAX, node::Description, pad::HEAD};
 use tokio::time::{Instant, timeout_at};
 
-use super::{CONCLAVE, Chance, drip, kept::Task, spooled::Padding, work};
+use super::{Chance, drip, kept::Task, spooled::Padding, work};
 use crate::cli::{
     ask::{self, Asked},
     context::Context,
@@ -22,6 +22,15 @@ const ENOUGH: Duration = Duration::from_secs(5);
 
 /// Most nodes that Shard is told of. It is told in the arguments, which have a greatest length.
 const NODES_MAX: usize = 100;
+
+/// Bytes of the arguments that one node takes at most: an onion address with its port and `/conclave`, and a number for its operator.
+const NODE_BYTES: usize = 128;
+
+/// Bytes of all others, with the address to avoid.
+const OTHER_BYTES: usize = 512;
+
+/// Why a conclave takes no shard here.
+const CONCLAVE: &str = "its conclave takes shards with `--require-conclave` alone";
 
 /// The package that the mode fountain needs.
 const RAPTORQ: &str = "raptorq";
@@ -102,7 +111,7 @@ struct Fit {
 
 /// Asks the nodes of the list, and chooses.
 pub(super) async fn choose(context: &Context, wanted: &Wanted<'_>) -> Result<Chosen, Failure> {
-    let needs = Needs::of(wanted)?;
+    let (needs, most) = (Needs::of(wanted)?, most(context)?);
     let mut list = context.nodes()?.filled()?;
     let host = wanted.host.map(|host| context.node(host)).transpose()?;
     if let Some((name, address)) = host.as_ref().filter(|(_, address)| !list.iter().any(|(_, known)| known == address)) {
@@ -111,7 +120,7 @@ pub(super) async fn choose(context: &Context, wanted: &Wanted<'_>) -> Result<Cho
     let is_host = |fit: &Fit| host.as_ref().is_none_or(|(_, address)| *address == fit.address);
     // What was given by its address alone is nobody's of the list, and gets no shard.
     let listed = context.nodes()?.read()?;
-    let may_be_listed = |fit: &Fit| !fit.address.is_conclave() && listed.iter().any(|(_, known)| *known == fit.address);
+    let may_be_listed = |fit: &Fit| listed.iter().any(|(_, known)| *known == fit.address);
     let may_take = |fit: &Fit| fit.takes.is_ok() && may_be_listed(fit);
 
     let (count, mut fits, mut silent) = (list.len(), Vec::new(), Vec::new());
@@ -126,7 +135,13 @@ pub(super) async fn choose(context: &Context, wanted: &Wanted<'_>) -> Result<Cho
         let Some(answer) = next else { break };
         let Ok((_, Asked { name, address, told })) = answer else { continue };
         match told {
-            Ok(told) => fits.push(fit(&needs, name, address, told)),
+            Ok(told) => {
+                let mut fit = fit(&needs, name, address, told);
+                if fit.address.is_conclave() && !context.requires_conclave() {
+                    fit.takes = Err(CONCLAVE.to_owned());
+                }
+                fits.push(fit);
+            }
             Err(failure) => {
                 context.show.step(&format!("{name}: {}", failure.text));
                 silent.push(format!("{name}: {}", failure.text));
@@ -160,7 +175,11 @@ pub(super) async fn choose(context: &Context, wanted: &Wanted<'_>) -> Result<Cho
         let failure = no_maker(why.or(silent.into_iter().next()), hint);
         return Err(or_smaller(failure, wanted, &fits, (is_host, may_be_listed), ""));
     };
-    let takers = shuffled(takers, NODES_MAX)?;
+    let takers = shuffled(takers, most)?;
+    if takers.len() < wanted.count {
+        return Err(Failure::input(format!("Shard can be told of {} nodes beside what is accepted of conclaves", takers.len()))
+            .with_hint("ask for fewer shards, `--of`, or give a shorter list of measurements"));
+    }
     context.show.step(&format!("{} makes the shards; {} can take them", maker.name, ask::counted(takers.len())));
     let nodes = takers.iter().map(|fit| Candidate { address: fit.address.clone(), operator: operator(&fit.told) }).collect();
     let to = Candidates { nodes: labelled(nodes), avoid: vec![maker.address.clone()] };
@@ -172,6 +191,10 @@ pub(super) async fn choose(context: &Context, wanted: &Wanted<'_>) -> Result<Cho
 pub(super) async fn visited(context: &Context, bundle: &Bundle, mode: Mode, host: Option<&str>) -> Result<(String, NodeAddress), Failure> {
     if let Some(host) = host {
         return context.node(host);
+    }
+    if context.requires_conclave() {
+        // Before anybody is asked: without it nobody is accepted.
+        context.demand()?;
     }
     let nodes = context.nodes()?.filled()?;
     let count = nodes.len();
@@ -205,7 +228,7 @@ fn no_maker(why: Option<String>, hint: &str) -> Failure {
 }
 
 fn fit(needs: &Needs, name: String, address: NodeAddress, told: Description) -> Fit {
-    let takes = if address.is_conclave() { Err(CONCLAVE.to_owned()) } else { takes(&told, needs) };
+    let takes = takes(&told, needs);
     let makes = makes_any(&told, needs);
     Fit { name, address, told, takes, makes }
 }
@@ -267,6 +290,17 @@ fn makes(told: &Description, bundle: &Bundle, mode: Mode) -> Result<(), String> 
 
 fn uncovered(told: &Description, bundle: &Bundle) -> Result<(), String> {
     fits::short(told, bundle).map_or(Ok(()), Err)
+}
+
+/// How many nodes Shard is told of: what is accepted of conclaves goes with them, and takes of their room.
+fn most(context: &Context) -> Result<usize, Failure> {
+    if !context.requires_conclave() {
+        return Ok(NODES_MAX);
+    }
+    let demand = context.demand()?.text().map_err(|error| Failure::input(error.to_string()))?;
+    // As it is in the arguments: a text in JSON.
+    let taken = serde_json::to_string(&demand).map_or(ARGUMENTS_BYTES_MAX, |text| text.len()) + OTHER_BYTES;
+    Ok((ARGUMENTS_BYTES_MAX.saturating_sub(taken) / NODE_BYTES).min(NODES_MAX))
 }
 
 /// Operators by numbers: who they are is of no interest to Shard, and how long what they say of themselves is neither.

@@ -20,7 +20,14 @@ use super::{
     spooled::{self, Padding},
     work::{self, Ended, give_up, shard},
 };
-use crate::cli::{args, context::Context, dropbox, failure::Failure, fits, function::time};
+use crate::cli::{
+    args,
+    context::Context,
+    dropbox,
+    failure::{EVIDENCE, Failure},
+    fits,
+    function::time,
+};
 
 /// How a file is split when nothing else is said. Nodes usually let a function have four others.
 const SPLIT: Split = Split { need: 2, of: 4, mode: Mode::Rs };
@@ -41,6 +48,7 @@ pub(super) async fn run(context: &Context, args: args::ShardPut) -> Result<(), F
     let shelves = Shelves::new()?;
     if args.resume {
         let mut open = unfinished(&shelves, args.file.as_deref())?;
+        kept_to(context, &open)?;
         if args.recipe.is_some() {
             open.kept.recipe = recipe(&args)?;
         }
@@ -64,7 +72,7 @@ pub(super) async fn run(context: &Context, args: args::ShardPut) -> Result<(), F
         return stream(context, &args, &shelves, wanted).await;
     }
     let path = std::path::absolute(&given).map_err(|error| Failure::file("looking for", &given, &error))?;
-    if let Some(open) = begun(&shelves, &args, &path, &wanted)? {
+    if let Some(open) = begun(context, &shelves, &args, &path, &wanted)? {
         // It is looked at whether it is as it was, also where nothing of it is to be sent any more.
         let parcel = spooled::again(context, &open).await?;
         return finish(context, &args, open, Some(parcel), None).await;
@@ -79,7 +87,7 @@ pub(super) async fn run(context: &Context, args: args::ShardPut) -> Result<(), F
     let file = SealedFile::new(name, size, &digest, sealed, &key);
     let parcel = spooled::parcel(source, &file)?;
     let mut kept = Kept::new(file, split, keep);
-    kept.source = Some(path);
+    (kept.source, kept.conclaves) = (Some(path), context.requires_conclave());
     let mut open = shelves.add(kept)?;
     begin(&args, &mut open, &wanted)?;
     if let Err(failure) = places(&mut open, &chosen) {
@@ -136,7 +144,7 @@ fn name(given: &str) -> Result<String, Failure> {
 }
 
 /// The put of this file that an earlier run did not bring to its end.
-fn begun(shelves: &Shelves, args: &args::ShardPut, path: &Path, wanted: &Wanted) -> Result<Option<Open>, Failure> {
+fn begun(context: &Context, shelves: &Shelves, args: &args::ShardPut, path: &Path, wanted: &Wanted) -> Result<Option<Open>, Failure> {
     for name in shelves.names()? {
         let Some(kept) = shelves.read(&name)? else { continue };
         let dripping = kept.work.as_ref().and_then(|work| work.dripping.as_ref());
@@ -145,7 +153,9 @@ fn begun(shelves: &Shelves, args: &args::ShardPut, path: &Path, wanted: &Wanted)
             (Some(dripping), Some(over)) => dripping.drip.span.duration() == over && Some(dripping.drip.each) == drip::each(args.each).ok(),
             (one, other) => one.is_none() && other.is_none(),
         };
-        let is_same = kept.source.as_deref() == Some(path) && (kept.split, kept.keep) == (wanted.split, wanted.keep);
+        let is_same = kept.conclaves == context.requires_conclave()
+            && kept.source.as_deref() == Some(path)
+            && (kept.split, kept.keep) == (wanted.split, wanted.keep);
         if !kept.is_underway() || is_planned || !is_same || !is_alike || args.name.as_ref().is_some_and(|name| *name != kept.file.name) {
             continue;
         }
@@ -156,6 +166,17 @@ fn begun(shelves: &Shelves, args: &args::ShardPut, path: &Path, wanted: &Wanted)
         return Ok(Some(open));
     }
     Ok(None)
+}
+
+/// What was begun for conclaves goes on in them alone, and what was not is not said to be in any.
+pub(super) fn kept_to(context: &Context, open: &Open) -> Result<(), Failure> {
+    if open.kept.conclaves {
+        context.keep_to_conclaves();
+    } else if context.requires_conclave() {
+        return Err(Failure::new(EVIDENCE, format!("{} was begun without conclaves, and one is required", open.kept.file.name))
+            .with_hint("put the file again with `--require-conclave`, or leave it out"));
+    }
+    Ok(())
 }
 
 /// What is to be gone on with: by its name or file, or the latest.
@@ -183,7 +204,9 @@ async fn stream(context: &Context, args: &args::ShardPut, shelves: &Shelves, wan
     let key = FileKey::mint()?;
     // Kept before anything of it is written, so that `bento shard rm` finds what a kill leaves.
     let coming = SealedFile::new(name.clone(), 0, &[0; 32], 0, &key);
-    let mut open = shelves.add(Kept::new(coming, wanted.split, wanted.keep))?;
+    let mut kept = Kept::new(coming, wanted.split, wanted.keep);
+    kept.conclaves = context.requires_conclave();
+    let mut open = shelves.add(kept)?;
     let came = match spooled::spooled(context, &open.spool(), &key, wanted.padding).await {
         Ok(came) => came,
         Err(failure) => {

@@ -9,7 +9,7 @@ use bento_proto::Span;
 use serde_json::json;
 
 use super::{
-    Named, Names, get,
+    Named, Names, get, in_conclaves,
     kept::{Kept, Open, Shelves, Task, Work},
     named, put,
     work::{self, Ended},
@@ -28,6 +28,9 @@ pub(super) async fn run(context: &Context, args: args::ShardRepair) -> Result<()
         }
         Named::Recipe(path, recipe) => ours(&shelves, &path, *recipe)?,
     };
+    if let Some(shards) = &open.kept.shards {
+        in_conclaves(context, shards)?;
+    }
     let task = Task::Repair { more: args.more, thorough: args.thorough };
     let again = match &open.kept.work {
         Some(work) if work.task == task => true,
