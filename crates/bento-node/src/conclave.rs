@@ -3,6 +3,9 @@
 //! The conclave is another program, on this machine or in a virtual machine on it, and has one directory in common with this node: it listens at
 //! `sessions.sock`, this node at `tor.sock` and `direct.sock`. What passes is ciphertext, or what functions send to elsewhere; nothing here
 //! judges evidence, and nothing here could.
+//!
+//! What the conclave grants its functions cannot be seen from here, and who runs in it may be hostile. So it is bounded as a whole: by a rate and by
+//! what passes within a day, for sessions and streams together, and by a part of the node's connections.
 
 use std::{
     io,
@@ -19,19 +22,24 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{UnixListener, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tracing::{info, warn};
 
 use bento::NodeAddress;
-use bento_proto::{Egress as Kind, Size};
+use bento_proto::{Egress as Kind, Policy, Rate, Size};
 use bento_tor::Isolation;
 
 use crate::{
+    config,
     controller::socks::{self, Answer, Wanted},
+    day::Day,
     egress::{DIRECT_SOCKET, Permit, Stream, TOR_SOCKET, by_tor},
     link::{CallError, CallErrorKind},
+    meter::{self, Meter, Toll, Way},
     node::Node,
+    said::say,
 };
 
 /// Where a conclave listens for its host, in the directory that both have.
@@ -39,6 +47,10 @@ pub const SESSIONS_SOCKET: &str = "sessions.sock";
 
 /// Where this node hands over what the hardware's maker published.
 pub const COLLATERAL_SOCKET: &str = "collateral.sock";
+
+/// In place of the length of a node's name in front of a session: a quote is asked for, over nothing. Which machine it is of is what its operator has to know
+/// to fetch what was published about it.
+pub const QUOTE: u8 = 255;
 
 /// Longest name of a node in front of a session: the same bound is in evidence.
 pub const NODE_BYTES_MAX: usize = 64;
@@ -61,6 +73,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How many bytes are read at a time: two of the channel's records.
 const CHUNK: usize = 64 * 1024;
 
+/// It gets at most this part of the node's connections: the other is for the node's own functions.
+const SHARE: usize = 2;
+
 /// The conclave beside this node.
 #[derive(Debug)]
 pub struct Conclave {
@@ -68,7 +83,18 @@ pub struct Conclave {
     kind: Mutex<Option<String>>,
     sessions: AtomicUsize,
     streams: AtomicUsize,
-    bytes: AtomicU64,
+    /// Of both, those that wait for their turn.
+    waiting: AtomicUsize,
+    /// Of both, how many were ended or not begun since the day's traffic was used up.
+    ended: AtomicU64,
+    /// Counts all bytes, and slows them.
+    meter: Meter,
+    rate: Mutex<Rate>,
+    day: Mutex<Day>,
+    /// Most bytes within a day.
+    traffic: AtomicU64,
+    /// Room for streams.
+    connections: Arc<Semaphore>,
 }
 
 /// Numbers of it for the operator.
@@ -80,14 +106,72 @@ pub struct ConclaveStatus {
     pub sessions: usize,
     /// Streams of its functions to elsewhere.
     pub streams: usize,
-    /// Bytes of both since the start.
-    pub bytes: Size,
+    /// Of both, those that wait for their turn at this moment: the rate is used up.
+    #[serde(default)]
+    pub waiting: usize,
+    /// Of both, how many were ended, or not begun, since the traffic of 24 hours was used up.
+    #[serde(default)]
+    pub ended: u64,
+    /// Bytes to it since the start,
+    #[serde(default)]
+    pub received: Size,
+    /// and from it.
+    #[serde(default)]
+    pub sent: Size,
+    /// Both together within the last 24 hours.
+    #[serde(default)]
+    pub today: Size,
+    /// Most that may pass within 24 hours,
+    #[serde(default)]
+    pub traffic: Size,
+    /// and in a second.
+    pub rate: Rate,
 }
 
 impl Conclave {
-    /// One that has this directory in common with this node.
-    pub fn new(directory: PathBuf) -> Self {
-        Self { directory, kind: Mutex::default(), sessions: AtomicUsize::new(0), streams: AtomicUsize::new(0), bytes: AtomicU64::new(0) }
+    /// The one that the configuration names, if it does.
+    pub fn new(config: &config::Config, policy: &Policy) -> Option<Self> {
+        let rate = Rate::default();
+        let new = Self {
+            directory: config.conclave.directory.clone()?,
+            kind: Mutex::default(),
+            sessions: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            ended: AtomicU64::new(0),
+            meter: Meter::new(u64::MAX, rate.bytes_per_second()),
+            rate: Mutex::new(rate),
+            day: Mutex::new(Day::new(std::time::Instant::now())),
+            traffic: AtomicU64::new(0),
+            connections: Arc::new(Semaphore::new(config.limits.connections.div_ceil(SHARE))),
+        };
+        new.bound(&config.conclave, policy);
+        Some(new)
+    }
+
+    /// Bounds it by what its operator says of it, or else by what this policy offers functions.
+    pub fn bound(&self, config: &config::Conclave, policy: &Policy) {
+        let offers = &policy.offers;
+        let rate = config.rate.unwrap_or(offers.rate);
+        let day = || offers.traffic.as_bytes().saturating_mul(offers.functions_per_day.into());
+        self.traffic.store(config.traffic.map_or_else(day, Size::as_bytes), Ordering::Relaxed);
+        self.meter.set_rate(rate.bytes_per_second());
+        *self.rate.lock().unwrap_or_else(PoisonError::into_inner) = rate;
+    }
+
+    /// Is there room for so many more bytes today, or for any? Then they are counted.
+    fn is_left(&self, bytes: usize) -> bool {
+        let (now, bytes) = (std::time::Instant::now(), bytes as u64);
+        let mut day = self.day.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = day.room(bytes.max(1), self.traffic.load(Ordering::Relaxed), now);
+        if room.is_ok() {
+            day.count(bytes, now);
+            return true;
+        }
+        drop(day);
+        self.ended.fetch_add(1, Ordering::Relaxed);
+        say!(warn, "the conclave has used up the traffic of 24 hours: its sessions and streams are ended");
+        false
     }
 
     /// What it says that it is, while it answers. A client believes its evidence, and not this.
@@ -101,7 +185,13 @@ impl Conclave {
             kind: self.kind(),
             sessions: self.sessions.load(Ordering::Relaxed),
             streams: self.streams.load(Ordering::Relaxed),
-            bytes: Size::bytes(self.bytes.load(Ordering::Relaxed)),
+            waiting: self.waiting.load(Ordering::Relaxed),
+            ended: self.ended.load(Ordering::Relaxed),
+            received: Size::bytes(self.meter.received()),
+            sent: Size::bytes(self.meter.sent()),
+            today: Size::bytes(self.day.lock().unwrap_or_else(PoisonError::into_inner).total(std::time::Instant::now())),
+            traffic: Size::bytes(self.traffic.load(Ordering::Relaxed)),
+            rate: *self.rate.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }
 
@@ -141,10 +231,13 @@ impl Conclave {
             inside.write_all(&[&[length], node].concat()).await?;
             Ok::<_, io::Error>(inside)
         };
+        if !self.is_left(0) {
+            return none(&mut client, idle).await;
+        }
         match timeout(ANSWER, connecting).await {
             Ok(Ok(inside)) => {
                 let _one = Counted::new(&self.sessions);
-                pass(client, inside, Some(idle), &self.bytes).await;
+                pass(inside, client, self, idle).await;
             }
             _ => none(&mut client, idle).await,
         }
@@ -182,9 +275,13 @@ pub async fn serve(listener: UnixListener, way: Kind, node: Arc<Node>) {
             sleep(Duration::from_millis(200)).await;
             continue;
         };
-        // A conclave has no more at a time than this node's functions together; one that asks for more waits.
-        let Ok(room) = node.connections().acquire_owned().await else { return };
         let node = Arc::clone(&node);
+        // One that asks for more at a time than there is room for waits, and so does what it asks for next.
+        let room = tokio::select! {
+            room = room(&node) => room,
+            () = node.stopping.cancelled() => return,
+        };
+        let Some(room) = room else { return };
         tokio::spawn(async move {
             tokio::select! {
                 () = open(stream, way, &node) => {}
@@ -228,6 +325,9 @@ enum Done {
 async fn open(mut stream: UnixStream, way: Kind, node: &Node) {
     let Some(conclave) = node.conclave() else { return };
     let Ok(Ok(Some(wanted))) = timeout(ANSWER, socks::wanted_or_asked(&mut stream)).await else { return };
+    if !conclave.is_left(0) {
+        return drop(socks::answer(&mut stream, Answer::NotAllowed).await);
+    }
     match reach(&wanted, way, node).await {
         Ok(Done::Found(address)) => {
             let _ = socks::tell(&mut stream, address).await;
@@ -235,7 +335,7 @@ async fn open(mut stream: UnixStream, way: Kind, node: &Node) {
         Ok(Done::Connected(far)) => {
             if socks::answer(&mut stream, Answer::Succeeded).await.is_ok() {
                 let _one = Counted::new(&conclave.streams);
-                pass(stream, far, None, &conclave.bytes).await;
+                meter::join(stream, far, conclave).await;
             }
         }
         Err(error) => {
@@ -299,58 +399,112 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// Carries both ways until both have ended, one broke off, or nothing passed for so long.
-async fn pass(
-    one: impl AsyncRead + AsyncWrite + Unpin,
-    other: impl AsyncRead + AsyncWrite + Unpin,
-    idle: Option<Duration>,
-    bytes: &AtomicU64,
-) {
-    let (born, last_ms) = (Instant::now(), AtomicU64::new(0));
-    let beat = |count: usize| {
-        bytes.fetch_add(count as u64, Ordering::Relaxed);
-        last_ms.store(u64::try_from(born.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    };
-    let over = async {
-        let Some(idle) = idle else { return std::future::pending().await };
-        loop {
-            let last = last_ms.load(Ordering::Relaxed);
-            sleep_until(born + Duration::from_millis(last) + idle).await;
-            if last_ms.load(Ordering::Relaxed) == last {
-                return;
-            }
+impl Toll for Conclave {
+    async fn pass(&self, way: Way, bytes: usize) -> io::Result<()> {
+        // First of all: what may not pass today waits for no turn.
+        if !self.is_left(bytes) {
+            return Err(io::Error::other("the conclave's traffic of 24 hours is used up"));
         }
-    };
-    let (mut one_reads, mut one_writes) = tokio::io::split(one);
-    let (mut other_reads, mut other_writes) = tokio::io::split(other);
-    tokio::select! {
-        _ = async { tokio::try_join!(copy(&mut one_reads, &mut other_writes, &beat), copy(&mut other_reads, &mut one_writes, &beat)) } => {}
-        () = over => {}
+        let _one = Counted::new(&self.waiting);
+        self.meter.pass(way, bytes).await
+    }
+
+    fn chunk_bytes(&self) -> usize {
+        self.meter.piece_bytes(CHUNK)
     }
 }
 
-async fn copy(reads: &mut (impl AsyncRead + Unpin), writes: &mut (impl AsyncWrite + Unpin), beat: &impl Fn(usize)) -> io::Result<()> {
-    let mut chunk = vec![0; CHUNK];
-    loop {
-        match reads.read(&mut chunk).await? {
-            0 => return writes.shutdown().await,
-            count => {
-                writes.write_all(&chunk[..count]).await?;
-                beat(count);
+/// A session, which ends when nothing passes for long.
+struct Session<'a> {
+    conclave: &'a Conclave,
+    idle: Duration,
+    born: Instant,
+    /// When something came last, in milliseconds since its birth.
+    last_ms: AtomicU64,
+}
+
+impl Toll for Session<'_> {
+    async fn pass(&self, way: Way, bytes: usize) -> io::Result<()> {
+        self.last_ms.store(u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.conclave.pass(way, bytes).await
+    }
+
+    fn chunk_bytes(&self) -> usize {
+        self.conclave.chunk_bytes()
+    }
+
+    fn half_open(&self) -> Duration {
+        self.idle
+    }
+}
+
+impl Session<'_> {
+    /// Until nothing has come for so long.
+    async fn over(&self) {
+        loop {
+            let last = self.last_ms.load(Ordering::Relaxed);
+            sleep_until(self.born + Duration::from_millis(last) + self.idle).await;
+            if self.last_ms.load(Ordering::Relaxed) == last {
+                return;
             }
         }
     }
+}
+
+/// Carries a session both ways until both have ended, one broke off, or nothing passed for so long.
+async fn pass(
+    inside: impl AsyncRead + AsyncWrite + Unpin,
+    client: impl AsyncRead + AsyncWrite + Unpin,
+    conclave: &Conclave,
+    idle: Duration,
+) {
+    let session = Session { conclave, idle, born: Instant::now(), last_ms: AtomicU64::new(0) };
+    tokio::select! {
+        () = meter::join(inside, client, &session) => {}
+        () = session.over() => {}
+    }
+}
+
+/// Room for one stream of the conclave: of its part, and of the node's.
+async fn room(node: &Node) -> Option<[OwnedSemaphorePermit; 2]> {
+    let own = Arc::clone(&node.conclave()?.connections).acquire_owned().await.ok()?;
+    Some([own, node.connections().acquire_owned().await.ok()?])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// One with these lines in its table, beside a node of the usual policy with these lines in it.
+    fn conclave(lines: &str, offers: &str) -> Conclave {
+        let config = format!("name = \"Test\"\nstate = \"state\"\n[conclave]\ndirectory = \"beside\"\n{lines}");
+        Conclave::new(&toml::from_str(&config).unwrap(), &Policy::parse(&format!("[offers]\n{offers}")).unwrap()).unwrap()
+    }
+
+    /// A stream of it that pumps as fast as it may, through `meter::join` as all of them, until then. How much came out at the other end.
+    async fn pumped(conclave: &Conclave, until: Instant) -> u64 {
+        let ((ours, mut inside), (far, mut sink)) = (tokio::io::duplex(1 << 16), tokio::io::duplex(1 << 16));
+        let pumping = async { while inside.write_all(&[7; 4096]).await.is_ok() {} };
+        let mut came = 0;
+        let draining = async {
+            let mut chunk = vec![0; 1 << 16];
+            while let Ok(count @ 1..) = sink.read(&mut chunk).await {
+                came += count as u64;
+            }
+        };
+        tokio::select! {
+            () = meter::join(ours, far, conclave) => {}
+            _ = async { tokio::join!(pumping, draining) } => {}
+            () = sleep_until(until) => {}
+        }
+        came
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_passes_is_carried_whole_and_silence_ends_it() {
         let (client, mut client_far) = tokio::io::duplex(100);
         let (inside, mut inside_far) = tokio::io::duplex(100);
-        let (bytes, idle) = (AtomicU64::new(0), Duration::from_secs(9));
+        let (conclave, idle) = (conclave("", ""), Duration::from_secs(9));
         let begun = Instant::now();
         let talk = async {
             client_far.write_all(&[7; 250]).await.unwrap();
@@ -364,14 +518,15 @@ mod tests {
             client_far.read_to_end(&mut answer).await.unwrap();
             assert_eq!(answer, b"answer");
         };
-        let carried = async { pass(client, inside, Some(idle), &bytes).await };
+        let carried = async { pass(inside, client, &conclave, idle).await };
         tokio::join!(
             async {
                 tokio::join!(carried);
             },
             talk
         );
-        assert_eq!(bytes.load(Ordering::Relaxed), 256);
+        let status = conclave.status();
+        assert_eq!((status.received, status.sent, status.today), (Size::bytes(250), Size::bytes(6), Size::bytes(256)));
         assert_eq!(begun.elapsed().as_secs(), 14);
     }
 
@@ -386,5 +541,41 @@ mod tests {
         };
         let ((), answer) = tokio::join!(none(ours, Duration::from_secs(5)), asked);
         assert_eq!(answer, [0; 4]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_streams_of_a_hostile_conclave_together_have_its_rate_and_no_more() {
+        let hostile = conclave("rate = \"1 MiB/s\"", "rate = \"64 MiB/s\"");
+        let until = Instant::now() + Duration::from_secs(20);
+        let looking = async {
+            sleep(Duration::from_secs(10)).await;
+            hostile.status()
+        };
+        let (pumps, status) = tokio::join!(futures_util::future::join_all((0..30).map(|_| pumped(&hostile, until))), looking);
+        let all: u64 = pumps.iter().sum();
+        // Of twenty seconds' worth one more was saved up, and what is on its way when it ends has not come out.
+        assert!((19 << 20..=21 << 20).contains(&all), "{all}");
+        assert!(pumps.iter().all(|one| *one >= all / 60), "one of them was passed over: {pumps:?}");
+        assert!(status.waiting >= 20 && status.ended == 0 && status.rate == Rate::mib(1), "{status:?}");
+        // Another one, or a function, has turns of its own; and without a rate of its own it has what is offered to a function.
+        let (other, begun) = (conclave("", "rate = \"64 MiB/s\""), Instant::now());
+        assert!(pumped(&other, begun + Duration::from_secs(2)).await > 100 << 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_day_has_passes_and_no_byte_more_until_the_operator_offers_it() {
+        let hostile = conclave("", "traffic = \"1 MiB\"\nfunctions_per_day = 3");
+        let forever = Instant::now() + Duration::from_secs(3600);
+        let came = pumped(&hostile, forever).await;
+        assert!((2 << 20..=3 << 20).contains(&came), "{came}");
+        let status = hostile.status();
+        assert!(status.today <= status.traffic && status.traffic == Size::mib(3) && status.ended == 1, "{status:?}");
+        // Whatever comes next is ended as well, and the operator sees how often.
+        while hostile.is_left(1) {}
+        assert_eq!(pumped(&hostile, forever).await, 0);
+        assert_eq!((hostile.status().today, hostile.status().ended), (Size::mib(3), 3));
+        let config = config::Conclave { traffic: Some(Size::mib(4)), ..config::Conclave::default() };
+        hostile.bound(&config, &Policy::parse("[offers]\n").unwrap());
+        assert!(hostile.is_left(1 << 20) && !hostile.is_left(1));
     }
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 use bento::NodeAddress;
-use bento_proto::{Size, Span};
+use bento_proto::{Rate, Size, Span};
 use bento_tor::ControlAddr;
 
 use crate::{policy::RelayTrouble, vsock::GUEST_MIN};
@@ -74,6 +74,10 @@ pub struct Conclave {
     pub vsock: Option<u32>,
     /// What the hardware's maker published for this machine, as `spec/attestation.md` has it. A simulator needs none.
     pub collateral: Option<PathBuf>,
+    /// Bytes of its sessions and streams together, averaged over a second. Without it, what the policy offers one function.
+    pub rate: Option<Rate>,
+    /// The same within any 24 hours. Without it, what the policy offers as many functions as it takes in a day.
+    pub traffic: Option<Size>,
 }
 
 /// A node that functions are told of.
@@ -343,6 +347,11 @@ impl Config {
             if !(GUEST_MIN..u32::MAX).contains(&guest) {
                 return Err(format!("[conclave] vsock = {guest}: a virtual machine has a number from {GUEST_MIN} (guest-cid)"));
             }
+        }
+        if self.conclave.rate.is_some_and(|rate| rate.bytes_per_second() == 0)
+            || self.conclave.traffic.is_some_and(|most| most.as_bytes() == 0)
+        {
+            return Err("[conclave]: `rate` and `traffic` must be more than nothing; without a `directory` there is no conclave".into());
         }
         let limits = &self.limits;
         for (key, amount) in [("sessions", limits.sessions), ("connections", limits.connections)] {

@@ -13,6 +13,7 @@ pub mod container;
 pub mod controller;
 pub mod cpu;
 pub mod daemon;
+mod day;
 pub mod detached;
 pub mod egress;
 pub mod explain;

@@ -230,7 +230,18 @@ async fn status(path: PathBuf) -> Result<(), Said> {
     println!("sessions     {}", status.sessions);
     if let Some(conclave) = &status.conclave {
         let kind = conclave.kind.as_deref().unwrap_or("it does not answer");
-        println!("conclave     {kind}; {} sessions, {} streams, {} in all", conclave.sessions, conclave.streams, conclave.bytes);
+        println!("conclave     {kind}; {} sessions, {} streams", conclave.sessions, conclave.streams);
+        println!("             {} to it and {} from it since the start", conclave.received, conclave.sent);
+        println!("             {} of at most {} in 24 hours, at {} at most", conclave.today, conclave.traffic, conclave.rate);
+        if conclave.waiting > 0 {
+            println!("             {} of these wait: the rate is used up at this moment", conclave.waiting);
+        }
+        if conclave.ended > 0 {
+            println!(
+                "             {} sessions and streams were ended or refused, since the traffic of 24 hours was used up",
+                conclave.ended
+            );
+        }
     }
     println!("connections  {}", status.connections);
     Ok(())

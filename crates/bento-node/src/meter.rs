@@ -47,13 +47,30 @@ pub enum Way {
 /// one chunk, a sixteenth of a second, of each other one of its function, and never for another function's.
 type Bucket = Mutex<Option<Instant>>;
 
+/// Who counts and slows what passes, before it is passed on.
+pub trait Toll {
+    /// Waits until so many bytes may pass, and counts them.
+    ///
+    /// # Errors
+    /// When they may not pass at all.
+    fn pass(&self, way: Way, bytes: usize) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// Most bytes that a stream should ask for at once.
+    fn chunk_bytes(&self) -> usize;
+
+    /// Longest silence on a stream of which one side has ended.
+    fn half_open(&self) -> Duration {
+        HALF_OPEN
+    }
+}
+
 /// Counts and slows the bytes of all streams of one container.
 #[derive(Debug)]
 pub struct Meter {
     used: AtomicU64,
     sent: AtomicU64,
     limit: u64,
-    rate: u64,
+    rate: AtomicU64,
     /// What passes between the function and others,
     passing: Bucket,
     /// and what goes to and from the disk: beside it, or each byte that is kept would count twice.
@@ -74,11 +91,20 @@ impl Meter {
             used: AtomicU64::new(used),
             sent: AtomicU64::new(0),
             limit,
-            rate: rate.max(1),
+            rate: AtomicU64::new(rate.max(1)),
             passing: Bucket::default(),
             kept: Bucket::default(),
             exhausted: CancellationToken::new(),
         }
+    }
+
+    /// Another rate from here on.
+    pub fn set_rate(&self, rate: u64) {
+        self.rate.store(rate.max(1), Ordering::Relaxed);
+    }
+
+    fn rate(&self) -> u64 {
+        self.rate.load(Ordering::Relaxed)
     }
 
     /// Waits until so many bytes may pass, and counts them. To be called before they are passed on; who gives up waiting has used nothing.
@@ -98,7 +124,7 @@ impl Meter {
 
     async fn wait(&self, bucket: &Bucket, bytes: usize, is_wanted: impl Fn() -> bool) {
         // Nothing waits for no turn: each invocation that returned says so, beside streams that wait for theirs.
-        if self.rate == UNBOUNDED || bytes == 0 || !is_wanted() {
+        if self.rate() == UNBOUNDED || bytes == 0 || !is_wanted() {
             return;
         }
         let mut emptied = bucket.lock().await;
@@ -121,7 +147,7 @@ impl Meter {
 
     /// The time that so many bytes take at the rate.
     fn time_of(&self, bytes: usize) -> Duration {
-        let nanos = u128::from(bytes as u64) * 1_000_000_000 / u128::from(self.rate);
+        let nanos = u128::from(bytes as u64) * 1_000_000_000 / u128::from(self.rate());
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
@@ -145,7 +171,7 @@ impl Meter {
 
     /// The same for one that could take so many.
     pub fn piece_bytes(&self, most: usize) -> usize {
-        usize::try_from(self.rate / CHUNKS_A_SECOND).unwrap_or(most).clamp(1, most)
+        usize::try_from(self.rate() / CHUNKS_A_SECOND).unwrap_or(most).clamp(1, most)
     }
 
     /// Bytes so far, both ways together.
@@ -165,6 +191,16 @@ impl Meter {
     }
 }
 
+impl Toll for Meter {
+    fn pass(&self, way: Way, bytes: usize) -> impl Future<Output = io::Result<()>> + Send {
+        self.pass(way, bytes)
+    }
+
+    fn chunk_bytes(&self) -> usize {
+        self.chunk_bytes()
+    }
+}
+
 /// Longest silence on a stream of which one side has ended. Some protocols ask, close their half and wait for the answer; this is to be
 /// long for those, and yet a function that closes its socket shall not lose the place of it to a host that never closes.
 const HALF_OPEN: Duration = Duration::from_secs(120);
@@ -173,19 +209,19 @@ const HALF_OPEN: Duration = Duration::from_secs(120);
 /// holding one chunk.
 ///
 /// # Errors
-/// When a side fails, the meter is exhausted, or `from` is silent for long after `half` was raised.
+/// When a side fails, no more may pass, or `from` is silent for long after `half` was raised.
 async fn copy(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
-    meter: &Meter,
+    toll: &impl Toll,
     way: Way,
     half: &CancellationToken,
 ) -> io::Result<()> {
-    let mut chunk = vec![0; meter.chunk_bytes()];
+    let mut chunk = vec![0; toll.chunk_bytes()];
     loop {
         let silent = async {
             half.cancelled().await;
-            sleep(HALF_OPEN).await;
+            sleep(toll.half_open()).await;
         };
         let bytes = tokio::select! {
             biased;
@@ -196,21 +232,21 @@ async fn copy(
             half.cancel();
             return to.shutdown().await;
         }
-        meter.pass(way, bytes).await?;
+        toll.pass(way, bytes).await?;
         to.write_all(&chunk[..bytes]).await?;
     }
 }
 
 /// Copies both ways, between a function and somewhere else, until both have ended, one has failed, or one has ended and the other is silent
 /// for long.
-pub async fn join(function: impl AsyncRead + AsyncWrite + Unpin, far: impl AsyncRead + AsyncWrite + Unpin, meter: &Meter) {
+pub async fn join(function: impl AsyncRead + AsyncWrite + Unpin, far: impl AsyncRead + AsyncWrite + Unpin, toll: &impl Toll) {
     let (mut function_reads, mut function_writes) = tokio::io::split(function);
     let (mut far_reads, mut far_writes) = tokio::io::split(far);
     let half = CancellationToken::new();
     // A failure of one direction ends both: the sockets are dropped, and each side sees its end.
     let _ = tokio::try_join!(
-        copy(&mut function_reads, &mut far_writes, meter, Way::Sent, &half),
-        copy(&mut far_reads, &mut function_writes, meter, Way::Received, &half)
+        copy(&mut function_reads, &mut far_writes, toll, Way::Sent, &half),
+        copy(&mut far_reads, &mut function_writes, toll, Way::Received, &half)
     );
 }
 

@@ -179,7 +179,7 @@ impl Node {
             }),
             storage: Arc::new(Semaphore::new(units(config.limits.storage).min(Semaphore::MAX_PERMITS as u64) as usize)),
             installing: tokio::sync::Mutex::default(),
-            conclave: config.conclave.directory.clone().map(Conclave::new),
+            conclave: Conclave::new(&config, &policy),
             config,
             policy: RwLock::new(Arc::new(policy)),
             images,
@@ -236,6 +236,9 @@ impl Node {
             not_admitted: here.iter().filter(|container| policy.admit(&container.bundle.manifest).is_err()).count(),
         };
         self.places.set(policy.offers.functions, policy.offers.functions_per_day);
+        if let Some(conclave) = &self.conclave {
+            conclave.bound(&self.config.conclave, &policy);
+        }
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
         meant
     }

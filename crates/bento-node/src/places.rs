@@ -4,20 +4,14 @@
 //! have gone. The count of a day is kept in memory alone, so a restart begins it anew.
 
 use std::{
-    collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bento_proto::{Refusal, Span};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// How long an install counts.
-const DAY: Duration = Duration::from_secs(24 * 3600);
-
-/// Installs are counted in steps of this, so that a day takes at most 1,441 numbers, however many come. Each counts for up to one step longer
-/// than a day, and never for less.
-const STEP: Duration = Duration::from_secs(60);
+use crate::day::Day;
 
 /// A node's room for functions.
 #[derive(Debug)]
@@ -85,20 +79,18 @@ impl Places {
         }
         let place = Arc::clone(&self.free).try_acquire_owned().map_err(|_| busy)?;
         let limit = state.per_day.into();
-        if let Err(wait) = state.day.room(limit, now) {
+        if let Err(wait) = state.day.room(1, limit, now) {
             // Rounded up, so that who comes again then finds it.
             let free_in = wait.map(|wait| Span::millis(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).saturating_add(1)));
             return Err(Refusal::BusyToday { limit, free_in });
         }
-        state.day.count(now);
+        state.day.count(1, now);
         Ok(place)
     }
 
     /// How many came within the last day.
     pub fn today(&self) -> u64 {
-        let mut state = self.state();
-        state.day.forget(Instant::now());
-        state.day.total
+        self.state().day.total(Instant::now())
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -113,63 +105,10 @@ impl State {
     }
 }
 
-/// The installs of the last day.
-#[derive(Debug)]
-struct Day {
-    born: Instant,
-    /// How many came in which step, oldest first.
-    steps: VecDeque<(u32, u64)>,
-    total: u64,
-}
-
-impl Day {
-    fn new(born: Instant) -> Self {
-        Self { born, steps: VecDeque::new(), total: 0 }
-    }
-
-    fn step(&self, at: Instant) -> u32 {
-        u32::try_from(at.saturating_duration_since(self.born).as_secs() / STEP.as_secs()).unwrap_or(u32::MAX)
-    }
-
-    /// When the installs of a step no longer count.
-    fn end(&self, step: u32) -> Instant {
-        self.born + STEP * (step + 1) + DAY
-    }
-
-    fn forget(&mut self, now: Instant) {
-        while let Some((step, count)) = self.steps.front().copied().filter(|(step, _)| self.end(*step) <= now) {
-            debug_assert!(self.step(now) > step);
-            self.total -= count;
-            self.steps.pop_front();
-        }
-    }
-
-    /// Is there room for one more? If not, how long until there is: never, where no one may come.
-    fn room(&mut self, per_day: u64, now: Instant) -> Result<(), Option<Duration>> {
-        self.forget(now);
-        if self.total < per_day {
-            return Ok(());
-        }
-        let mut left = self.total;
-        let free = self.steps.iter().find(|(_, count)| {
-            left -= count;
-            left < per_day
-        });
-        Err(free.map(|(step, _)| self.end(*step).saturating_duration_since(now)))
-    }
-
-    fn count(&mut self, now: Instant) {
-        let step = self.step(now);
-        match self.steps.back_mut() {
-            Some((last, count)) if *last == step => *count += 1,
-            _ => self.steps.push_back((step, 1)),
-        }
-        self.total += 1;
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn is_full(places: &Places) -> bool {
@@ -239,25 +178,6 @@ mod tests {
         assert!((23 * 3600..=23 * 3600 + 61).contains(&wait.as_seconds_up()), "{wait}");
         places.set(1000, 0);
         assert_eq!(places.take_at(hours(100)).unwrap_err(), Refusal::BusyToday { limit: 0, free_in: None });
-    }
-
-    #[test]
-    fn never_more_come_within_any_day_and_the_memory_is_bounded() {
-        let mut day = Day::new(Instant::now());
-        let (begin, mut came) = (day.born, Vec::new());
-        // Every 7 seconds for three days somebody comes, in bursts of two.
-        for second in (0..3 * 86_400).step_by(7) {
-            let now = begin + Duration::from_secs(second);
-            for _ in 0..2 {
-                if day.room(500, now).is_ok() {
-                    day.count(now);
-                    came.push(now);
-                }
-            }
-            assert!(day.steps.len() <= 1442);
-        }
-        assert!(came.len() > 1000);
-        assert!(came.windows(501).all(|window| window[500] - window[0] >= DAY));
     }
 
     #[test]

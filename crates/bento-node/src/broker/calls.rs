@@ -170,7 +170,7 @@ impl Serving<'_> {
         let connected = self.broker.connect(host, port, &via).await?;
         let told = json!({"stream": connected.number, "address": connected.address, "port": port});
         let ours = self.hand_over(told).await?;
-        meter::join(ours, connected.stream, &self.container.meter).await;
+        meter::join(ours, connected.stream, &*self.container.meter).await;
         Ok(())
     }
 
@@ -211,7 +211,7 @@ impl Serving<'_> {
         };
         self.container.meter.pass(Way::Received, TRY_BYTES).await.map_err(|_| used_up())?;
         let ours = self.hand_over(json!({"port": incoming.port})).await?;
-        meter::join(ours, incoming.stream, &self.container.meter).await;
+        meter::join(ours, incoming.stream, &*self.container.meter).await;
         Ok(None)
     }
 

@@ -98,7 +98,7 @@ async fn listen(process: &Process, container: &Container, call: &Call) -> Result
     passed.map_err(|_| CallError::new(CallErrorKind::Refused, "traffic is used up"))?;
     let (ours, theirs) = stream_pair().map_err(|_| CallError::new(CallErrorKind::Busy, "the node has no more sockets"))?;
     if answer_call(process.link(), call.number, Ok(json!({"port": port})), Some(theirs)).await.is_ok() {
-        meter::join(ours, far, &container.meter).await;
+        meter::join(ours, far, &*container.meter).await;
     }
     Ok(None)
 }

@@ -48,7 +48,7 @@ impl Backend for Own {
     }
 
     async fn join(&self, function: UnixStream, far: Box<dyn Stream>) {
-        meter::join(function, far, &self.meter).await;
+        meter::join(function, far, &*self.meter).await;
     }
 
     fn traffic(&self) -> (u64, u64) {

@@ -57,7 +57,7 @@ impl Process {
             }
             Ok((far, (ours, theirs), value)) => {
                 if answer_call(&self.link, call.number, Ok(value), Some(theirs)).await.is_ok() {
-                    meter::join(ours, far, &container.meter).await;
+                    meter::join(ours, far, &*container.meter).await;
                 }
             }
         }

@@ -254,3 +254,83 @@ fn walk(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
     }
     found
 }
+
+/// Where a stream of the conclave goes: to who takes everything, and says how much that was.
+async fn sink() -> (u16, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, came) = (listener.local_addr().unwrap().port(), std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0)));
+    let all = std::sync::Arc::clone(&came);
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let all = std::sync::Arc::clone(&all);
+            tokio::spawn(async move {
+                let mut chunk = vec![0; 64 * 1024];
+                while let Ok(count @ 1..) = stream.read(&mut chunk).await {
+                    all.fetch_add(count, std::sync::atomic::Ordering::SeqCst);
+                }
+            });
+        }
+    });
+    (port, came)
+}
+
+/// A stream as a conclave asks its host for one: what the host answers, and the stream.
+async fn asked(node: &Node, port: u16) -> (u8, UnixStream) {
+    let mut stream = UnixStream::connect(node.path("outside/direct.sock")).await.unwrap();
+    let [high, low] = port.to_be_bytes();
+    let asking = [&b"\x05\x01\x02"[..], b"\x01\x01a\x01b", &[5, 1, 0, 1, 127, 0, 0, 1, high, low]].concat();
+    stream.write_all(&asking).await.unwrap();
+    let mut answer = [0; 14];
+    timeout(PATIENCE, stream.read_exact(&mut answer)).await.unwrap().unwrap();
+    (answer[5], stream)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_conclave_has_the_bytes_that_its_host_gives_it_and_the_nodes_own_functions_theirs() {
+    const MOST: usize = 3 << 20;
+    let node = Node::bounding(&[], &[], "traffic = \"3 MiB\"\nrate = \"16 MiB/s\"");
+    let person = Person::new();
+    let (port, came) = sink().await;
+    // Who plays the conclave pumps into several streams, as long as any takes it.
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        let (answer, stream) = asked(&node, port).await;
+        assert_eq!(answer, 0);
+        streams.push(stream);
+    }
+    let mut pumping = tokio::task::JoinSet::new();
+    for mut stream in streams {
+        pumping.spawn(async move { while stream.write_all(&[7; 64 * 1024]).await.is_ok() {} });
+    }
+    timeout(PATIENCE, pumping.join_all()).await.expect("the host ends them");
+    let passed = came.load(std::sync::atomic::Ordering::SeqCst);
+    assert!(passed <= MOST && passed > MOST / 2, "{passed}");
+    let said = node.status().await;
+    assert!(said.contains("of at most 3 MiB in 24 hours, at 16 MiB/s at most") && said.contains("were ended or refused"), "{said}");
+    // What is left of the day, less than a chunk, is used up; then nothing is opened for it, and nobody brought to it.
+    for size in [4096, 64, 1] {
+        loop {
+            let before = came.load(std::sync::atomic::Ordering::SeqCst);
+            let (answer, mut stream) = asked(&node, port).await;
+            if answer != 0 {
+                assert_eq!((answer, before), (2, MOST));
+                break;
+            }
+            stream.write_all(&vec![7; size]).await.unwrap();
+            let _ = stream.shutdown().await;
+            let _ = timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await.expect("it ends");
+            if came.load(std::sync::atomic::Ordering::SeqCst) == before {
+                break;
+            }
+        }
+    }
+    assert_eq!((asked(&node, port).await.0, came.load(std::sync::atomic::Ordering::SeqCst)), (2, MOST));
+    let given = node.given().display().to_string();
+    let echo = functions().join("echo").display().to_string();
+    fs::write(person.home.path().join("letter"), SECRET).unwrap();
+    let inside = ["run", &node.address, &echo, "echo", "--input", "letter", "--require-conclave", "--simulator-protects-nobody", &given];
+    person.bento(&inside).await.refused(4, "none of a kind that is accepted");
+    // The node's own functions have their own.
+    assert_eq!(person.done(&["run", &node.address, &echo, "echo", "--input", "letter"]).await, SECRET);
+}
