@@ -3,7 +3,7 @@
 //! - [`source`]: where a conclave has its evidence from.
 //! - [`evidence`]: the messages between client and conclave, and what the hardware signs.
 //! - [`channel`]: Noise NK with a key that the evidence vouches for; a reader and writer.
-//! - With feature `verify`: `Roots` and `verify` judge evidence against a `Policy`, which has `Measurements`.
+//! - With feature `verify`: `Roots` and `verify` judge evidence against a `Policy`, which has `Measurements`; `platform` says which machine a quote is of.
 //!
 //! No network and no clock: collateral and the time are handed in, and who waits sets the bounds. `spec/attestation.md` has the
 //! formats, `docs/threat-model.md` says what all this is worth.
@@ -23,12 +23,14 @@ mod appraise;
 #[cfg(feature = "verify")]
 pub mod measurements;
 #[cfg(feature = "verify")]
+pub mod platform;
+#[cfg(feature = "verify")]
 mod policy;
 #[cfg(feature = "verify")]
 mod refused;
 
 #[cfg(feature = "verify")]
-pub use self::appraise::{DEVELOPMENT_ROOT_PREFIX, Roots, Verified, verify};
+pub use self::appraise::{DEVELOPMENT_ROOT_PREFIX, Published, Roots, Verified, verify};
 pub use self::kind::{Assurance, Format, Hardware, Kind, Simulated};
 #[cfg(feature = "verify")]
 pub use self::measurements::Measurements;

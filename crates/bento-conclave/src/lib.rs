@@ -21,7 +21,7 @@ use bento_attest::{
     source::{NoEvidence, Source},
 };
 use bento_node::{
-    conclave::{COLLATERAL_SOCKET, NODE_BYTES_MAX},
+    conclave::{COLLATERAL_SOCKET, NODE_BYTES_MAX, QUOTE},
     config::Config,
     daemon::{self, Inside, RunError},
     http::{Door, Stream},
@@ -86,11 +86,15 @@ impl Attester {
         Self { kind: source.kind(), source: Arc::new(Mutex::new(source)), stapled }
     }
 
-    async fn attest(&self, asked: [u8; 64], directory: &Path) -> Result<(Vec<u8>, Collateral), NoEvidence> {
+    async fn quote(&self, asked: [u8; 64]) -> Result<Vec<u8>, NoEvidence> {
         let source = Arc::clone(&self.source);
         // The hardware takes milliseconds, in which a thread waits.
         let quoting = tokio::task::spawn_blocking(move || source.lock().unwrap_or_else(PoisonError::into_inner).quote(&asked));
-        let quote = quoting.await.map_err(|_| NoEvidence::Unknown("the source of quotes failed".into()))??;
+        quoting.await.map_err(|_| NoEvidence::Unknown("the source of quotes failed".into()))?
+    }
+
+    async fn attest(&self, asked: [u8; 64], directory: &Path) -> Result<(Vec<u8>, Collateral), NoEvidence> {
+        let quote = self.quote(asked).await?;
         let collateral = match &self.stapled {
             Stapled::Here(collateral) => Collateral::clone(collateral),
             Stapled::ByHost => by_host(directory).await?,
@@ -169,11 +173,20 @@ struct End {
 }
 
 impl End {
-    /// A stream of the host: the length of its node's name and the name, then what a client sends. Without a name the host asks what this is.
+    /// A stream of the host: the length of its node's name and the name, then what a client sends. Without a name the host asks what this is; with a length that no
+    /// name has, for a quote.
     async fn open(&self, mut stream: UnixStream) -> Option<Box<dyn Stream>> {
         let length = usize::from(stream.read_u8().await.ok()?);
         if length == 0 {
             stream.write_all(self.attester.kind.name().as_bytes()).await.ok()?;
+            return None;
+        }
+        if length == usize::from(QUOTE) {
+            // No channel is bound to zeros: what that is is a digest.
+            match self.attester.quote([0; 64]).await {
+                Ok(quote) => stream.write_all(&quote).await.ok()?,
+                Err(error) => warn!("there is no quote: {}", policy::chain(&error)),
+            }
             return None;
         }
         if length > NODE_BYTES_MAX {

@@ -36,7 +36,7 @@ pub(super) fn appraise(
     collateral: &DcapCollateral,
     policy: &Policy,
     now: u64,
-) -> Result<Appraised, Refused> {
+) -> Result<(Appraised, Result<(), Refused>), Refused> {
     if debug(format, quote) {
         return Err(Refused::Debug);
     }
@@ -44,8 +44,8 @@ pub(super) fn appraise(
     let claims = QuoteVerifier::new(root.to_vec())
         .verify_with_policy(quote, theirs(collateral), now, &QuotePolicy::claims_only(now))
         .map_err(|error| Refused::chain(format!("{error:#}")))?;
-    fresh(collateral, policy, now)?;
-    judge(&claims, policy)?;
+    let fresh = fresh(collateral, policy, now)?;
+    let judged = judge(&claims, policy);
 
     let measured = match (&claims.report, format) {
         (Report::SgxEnclave(report), Format::Sgx) => Measured::Sgx { mrenclave: report.mr_enclave },
@@ -69,13 +69,8 @@ pub(super) fn appraise(
         ("two threads a core", flag(pck.smt_enabled).into()),
         ("revoked certificates", format!("none of these (lists {} and {})", claims.platform.root_ca_crl_num, claims.platform.pck_crl_num)),
     ];
-    Ok(Appraised {
-        measured,
-        state: claims.tcb.status.to_string(),
-        advisories: claims.tcb.advisory_ids,
-        facts,
-        until: claims.earliest_expiration_date,
-    })
+    let (state, until) = (claims.tcb.status.to_string(), claims.earliest_expiration_date);
+    Ok((Appraised { measured, state, advisories: claims.tcb.advisory_ids, facts, until, fresh: until.min(fresh) }, judged))
 }
 
 /// Looked at before the signature, for an error with its own name; the library refuses it as well.
@@ -117,16 +112,17 @@ fn judge(claims: &QuoteClaims, policy: &Policy) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Intel signs collateral for 30 days. A node that shows it late hides what became known meanwhile.
-fn fresh(collateral: &DcapCollateral, policy: &Policy, now: u64) -> Result<(), Refused> {
+/// Intel signs collateral for 30 days. A node that shows it late hides what became known meanwhile. How long it is young enough.
+fn fresh(collateral: &DcapCollateral, policy: &Policy, now: u64) -> Result<u64, Refused> {
     let date = |text: &str| Ok::<_, Refused>(DateTime::from_str(text).map_err(Refused::chain)?.unix_duration().as_secs());
     let info: TcbInfo = serde_json::from_str(&collateral.tcb_info).map_err(Refused::chain)?;
-    age("the list of levels", date(&info.issue_date)?, policy, now)?;
+    let levels = age("the list of levels", date(&info.issue_date)?, policy, now)?;
     let identity: QeIdentity = serde_json::from_str(&collateral.qe_identity).map_err(Refused::chain)?;
-    age("the quoting enclave's identity", date(&identity.issue_date)?, policy, now)?;
+    let enclave = age("the quoting enclave's identity", date(&identity.issue_date)?, policy, now)?;
     // The root's own list is made once a year, and valid as long.
     let revoked = CertificateList::<Rfc5280>::from_der(&collateral.pck_crl).map_err(Refused::chain)?;
-    age("the list of revoked certificates", revoked.tbs_cert_list.this_update.to_unix_duration().as_secs(), policy, now)
+    let revoked = age("the list of revoked certificates", revoked.tbs_cert_list.this_update.to_unix_duration().as_secs(), policy, now)?;
+    Ok(levels.min(enclave).min(revoked))
 }
 
 fn theirs(ours: &DcapCollateral) -> QuoteCollateralV3 {

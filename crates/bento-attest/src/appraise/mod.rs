@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use self::x509::Certificate;
 use crate::evidence::{Collateral, Evidence, REPORT_BYTES_MAX};
 use crate::kind::{Assurance, Format, Hardware, Kind, Simulated};
-use crate::measurements::{Measured, Product};
+use crate::measurements::{Measured, Measurements, Product};
 use crate::policy::Policy;
 use crate::refused::Refused;
 use crate::report::report_data;
@@ -58,6 +58,23 @@ struct Appraised {
     facts: Vec<(&'static str, String)>,
     /// When the first of what was relied on ends.
     until: u64,
+    /// Until when it is young enough besides.
+    fresh: u64,
+}
+
+/// Collateral that belongs to a machine, whatever runs there and whoever asks.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Published {
+    /// The machine's state, in the word of its maker.
+    pub state: String,
+    /// What its maker published about this state.
+    pub advisories: Vec<String>,
+    /// What was found, line by line, for people.
+    pub facts: Vec<(&'static str, String)>,
+    /// Until when clients take it, in seconds since 1970.
+    pub until: u64,
+    /// Why clients refuse the machine by its state, where all do.
+    pub refused: Option<Refused>,
 }
 
 impl<A: Assurance> Verified<A> {
@@ -170,30 +187,8 @@ impl<A: Assurance> Roots<A> {
         if now > policy.measurements.expires() {
             return Err(Refused::Expired("the list of measurements"));
         }
-        let found = match (format, collateral) {
-            (Format::Sgx | Format::Tdx, Collateral::Dcap(collateral)) => {
-                // Of several, that a chain does not go back to one says less than what is wrong with the other's.
-                let mut refused = Refused::NoRoot(kind);
-                let mut appraise = |root: &Vec<u8>| match dcap::appraise(root, format, report, collateral, policy, now) {
-                    Ok(found) => Some(found),
-                    Err(error) => {
-                        if matches!(refused, Refused::NoRoot(_) | Refused::Chain(_)) {
-                            refused = error;
-                        }
-                        None
-                    }
-                };
-                let found = self.dcap.iter().find_map(&mut appraise);
-                found.ok_or(refused)?
-            }
-            (Format::Snp, Collateral::Snp(collateral)) => {
-                if self.snp.is_empty() {
-                    return Err(Refused::NoRoot(kind));
-                }
-                snp::appraise(&self.snp, report, collateral, policy, now)?
-            }
-            _ => return Err(Refused::Collateral(kind)),
-        };
+        let (found, judged) = self.appraised(kind, report, collateral, policy, now)?;
+        judged?;
         let Some(name) = policy.measurements.name(kind, &found.measured) else {
             return Err(Refused::Measurement(found.measured.text()));
         };
@@ -208,6 +203,60 @@ impl<A: Assurance> Roots<A> {
             assurance: PhantomData,
         })
     }
+
+    /// Judges collateral for the machine of this quote or report, before clients do: `accept_missing_crl` as a client's policy has it.
+    ///
+    /// # Errors
+    /// Why no client would take it: it does not hold together, is another machine's, has expired, or is too old.
+    pub fn published(
+        &self,
+        kind: Kind,
+        report: &[u8],
+        collateral: &Collateral,
+        accept_missing_crl: bool,
+        now: u64,
+    ) -> Result<Published, Refused> {
+        let mut policy = Policy::new(Measurements::of_any_firmware());
+        (policy.hardening_needed, policy.configuration_needed, policy.missing_crl) = (true, true, accept_missing_crl);
+        let (found, judged) = self.appraised(kind, report, collateral, &policy, now)?;
+        let Appraised { state, advisories, facts, fresh, .. } = found;
+        Ok(Published { state, advisories, facts, until: fresh, refused: judged.err() })
+    }
+
+    /// What is found, whatever it measured; and what the policy says of the machine's state.
+    fn appraised(
+        &self,
+        kind: Kind,
+        report: &[u8],
+        collateral: &Collateral,
+        policy: &Policy,
+        now: u64,
+    ) -> Result<(Appraised, Result<(), Refused>), Refused> {
+        match (kind.format(), collateral) {
+            (format @ (Format::Sgx | Format::Tdx), Collateral::Dcap(collateral)) => {
+                // Of several, that a chain does not go back to one says less than what is wrong with the other's.
+                let mut refused = Refused::NoRoot(kind);
+                let mut appraise = |root: &Vec<u8>| match dcap::appraise(root, format, report, collateral, policy, now) {
+                    Ok(found) => Some(found),
+                    Err(error) => {
+                        if matches!(refused, Refused::NoRoot(_) | Refused::Chain(_)) {
+                            refused = error;
+                        }
+                        None
+                    }
+                };
+                let found = self.dcap.iter().find_map(&mut appraise);
+                found.ok_or(refused)
+            }
+            (Format::Snp, Collateral::Snp(collateral)) => {
+                if self.snp.is_empty() {
+                    return Err(Refused::NoRoot(kind));
+                }
+                Ok((snp::appraise(&self.snp, report, collateral, policy, now)?, Ok(())))
+            }
+            _ => Err(Refused::Collateral(kind)),
+        }
+    }
 }
 
 /// Judges evidence of hardware: [`Roots::verify`] with the roots of Intel and AMD.
@@ -218,12 +267,12 @@ pub fn verify(evidence: &Evidence, policy: &Policy, nonce: &[u8; 32], now: u64) 
     Roots::production().verify(evidence, policy, nonce, now)
 }
 
-/// The age of something published then, if it is neither from the future nor too old.
-fn age(what: &'static str, published: u64, policy: &Policy, now: u64) -> Result<(), Refused> {
+/// Until when something published then is young enough, if it is neither from the future nor too old.
+fn age(what: &'static str, published: u64, policy: &Policy, now: u64) -> Result<u64, Refused> {
     let age = now.checked_sub(published).ok_or(Refused::Future(what))?;
     let days = age / 86_400;
     if age > policy.collateral_days.saturating_mul(86_400) {
         return Err(Refused::Stale { what, days, max: policy.collateral_days });
     }
-    Ok(())
+    Ok(published.saturating_add(policy.collateral_days.saturating_mul(86_400)))
 }

@@ -16,6 +16,7 @@ use super::Appraised;
 use super::x509::Certificate;
 use crate::evidence::SnpCollateral;
 use crate::measurements::{Measured, Product, SnpTcb};
+use crate::platform::firmware as firmware_of;
 use crate::policy::Policy;
 use crate::refused::Refused;
 use crate::report::SNP_BYTES;
@@ -84,7 +85,7 @@ pub(super) fn appraise(
         ("revoked certificates", if collateral.crl.is_empty() { "no list" } else { "none of these" }.into()),
     ];
     let measured = Measured::Snp { measurement: at(report, 0x90), policy: guest };
-    Ok(Appraised { measured, state: "UpToDate".into(), advisories: Vec::new(), facts, until })
+    Ok(Appraised { measured, state: "UpToDate".into(), advisories: Vec::new(), facts, until, fresh: until })
 }
 
 /// The certificate of the chip's key, back to a root that is known.
@@ -152,7 +153,7 @@ fn chip(report: &[u8; SNP_BYTES], product: Product, vcek: &Certificate<'_>) -> R
 
 /// The firmware that the chip's key is for is the one of the report, and not older than the list of measurements says.
 fn firmware(report: &[u8; SNP_BYTES], product: Product, vcek: &Certificate<'_>, policy: &Policy) -> Result<SnpTcb, Refused> {
-    let reported = tcb(at(report, 0x180), product);
+    let reported = firmware_of(at(report, 0x180), product);
     let certified = SnpTcb {
         fmc: if product == Product::Turin { number(vcek, FMC)? } else { 0 },
         bootloader: number(vcek, BOOTLOADER)?,
@@ -165,7 +166,9 @@ fn firmware(report: &[u8; SNP_BYTES], product: Product, vcek: &Certificate<'_>, 
     }
     let least = policy.measurements.minimum(product).ok_or(Refused::NoMinimum(product.name()))?;
     // What runs now, what could be gone back to, and what the guest was started with. Each is at least what is reported, or a lie.
-    for has in [reported, tcb(at(report, 0x38), product), tcb(at(report, 0x1e0), product), tcb(at(report, 0x1f0), product)] {
+    for has in
+        [reported, firmware_of(at(report, 0x38), product), firmware_of(at(report, 0x1e0), product), firmware_of(at(report, 0x1f0), product)]
+    {
         let parts = [
             ("FMC", has.fmc, least.fmc),
             ("boot loader", has.bootloader, least.bootloader),
@@ -180,16 +183,6 @@ fn firmware(report: &[u8; SNP_BYTES], product: Product, vcek: &Certificate<'_>, 
         }
     }
     Ok(reported)
-}
-
-fn tcb(bytes: [u8; 8], product: Product) -> SnpTcb {
-    if product == Product::Turin {
-        let [fmc, bootloader, tee, snp, _, _, _, microcode] = bytes;
-        SnpTcb { fmc, bootloader, tee, snp, microcode }
-    } else {
-        let [bootloader, tee, _, _, _, _, snp, microcode] = bytes;
-        SnpTcb { fmc: 0, bootloader, tee, snp, microcode }
-    }
 }
 
 /// An extension that is an INTEGER of one byte's range: `02 01 03`, or `02 02 00 ce`.

@@ -193,3 +193,30 @@ async fn a_conclave_leaves_a_page_in_another_nodes_conclave_and_in_no_other_plac
     assert!(said.err.contains("not accepted"), "{said:?}");
     assert_eq!(site.asked(), before);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operators_tool_has_a_quote_of_the_conclave_to_which_no_channel_is_bound() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let node = Node::start(&[]);
+    let asked = async |first: u8| {
+        let mut stream = tokio::net::UnixStream::connect(node.path("inside/sessions.sock")).await.unwrap();
+        stream.write_all(&[first]).await.unwrap();
+        let mut answer = Vec::new();
+        tokio::time::timeout(crate::world::PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+        answer
+    };
+    let quote = asked(255).await;
+    assert_eq!(bento_attest::report_data(bento_attest::Format::Tdx, &quote), Some([0; 64]));
+    // What is neither that nor the length of a name is no question.
+    assert!(asked(254).await.is_empty());
+
+    // With it the tool knows whom to ask, and for what; a service that is not there is said to be that.
+    let out = node.path("collateral");
+    let mut command = std::process::Command::new(crate::world::program("bento-collateral"));
+    command.arg("--conclave").arg(node.path("inside")).args(["--intel", "http://127.0.0.1:1", "--certificates"]);
+    command.arg(&site::shared().certificate).arg(&out);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && said.contains("127.0.0.1:1 cannot be reached"), "{said}");
+    assert!(!out.exists());
+}
