@@ -152,6 +152,26 @@ def test_a_bundle_that_a_node_would_refuse_is_not_sent():
             pack(wrong)
 
 
+def test_what_is_accepted_goes_to_conclaves_alone():
+    conclave, plain = FakeNode(), FakeNode()
+    api = FakeApi(nodes={"one.onion/conclave": conclave, "two.onion": plain})
+    with pytest.raises(Refused, match="goes with a demand"):
+        api.nodes.install("one.onion/conclave", FILES)
+    api.nodes.accept("these")
+    for address in ("one.onion/conclave", "two.onion"):
+        remote = api.nodes.install(address, FILES)
+        again = api.nodes.function(address, remote.invocation_token, remote.shutdown_token)
+        with again.invoke("shout", input=b"x") as result:
+            result.read()
+        again.shutdown()
+    with pytest.raises(Refused, match="goes with a demand"):
+        api.nodes.install("two.onion", FILES, conclave="these")
+    assert not conclave.functions and not plain.functions
+    api.nodes.accept(None)
+    with pytest.raises(Refused, match="goes with a demand"):
+        api.nodes.install("one.onion/conclave", FILES)
+
+
 def test_only_what_the_manifest_asks_for_reaches_other_nodes(tmp_path):
     manifest = tmp_path / "manifest.toml"
     manifest.write_text('name = "x"\nmethods = ["m"]\n[needs]\ncalls = ["nodes.install", "nodes.list", "store.put"]\ninstalls = 1\nstorage = "1 MiB"\n')
