@@ -1,5 +1,6 @@
 //! A service on this machine gives out genuine collateral, published by others (`crates/bento-attest/tests/vectors`), or something near it. The live services of
 //! Intel and AMD were never asked.
+#![cfg(test)]
 
 use std::{
     collections::HashMap,
