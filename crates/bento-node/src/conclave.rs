@@ -28,7 +28,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use bento::NodeAddress;
-use bento_proto::{Egress as Kind, Policy, Rate, Size};
+use bento_proto::{Egress as Kind, Policy, Rate, Size, Span};
 use bento_tor::Isolation;
 
 use crate::{
@@ -39,6 +39,7 @@ use crate::{
     link::{CallError, CallErrorKind},
     meter::{self, Meter, Toll, Way},
     node::Node,
+    process::TRY_BYTES,
     said::say,
 };
 
@@ -80,6 +81,7 @@ const SHARE: usize = 2;
 #[derive(Debug)]
 pub struct Conclave {
     directory: PathBuf,
+    collateral: Option<PathBuf>,
     kind: Mutex<Option<String>>,
     sessions: AtomicUsize,
     streams: AtomicUsize,
@@ -126,6 +128,12 @@ pub struct ConclaveStatus {
     pub traffic: Size,
     /// and in a second.
     pub rate: Rate,
+    /// Does the configuration name collateral that is not there?
+    #[serde(default)]
+    pub collateral_missing: bool,
+    /// How long ago it was written, where it is there.
+    #[serde(default)]
+    pub collateral_age: Option<Span>,
 }
 
 impl Conclave {
@@ -134,6 +142,7 @@ impl Conclave {
         let rate = Rate::default();
         let new = Self {
             directory: config.conclave.directory.clone()?,
+            collateral: config.conclave.collateral.clone(),
             kind: Mutex::default(),
             sessions: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
@@ -181,6 +190,7 @@ impl Conclave {
 
     /// Numbers for the operator.
     pub fn status(&self) -> ConclaveStatus {
+        let collateral_age = self.collateral.as_deref().and_then(age);
         ConclaveStatus {
             kind: self.kind(),
             sessions: self.sessions.load(Ordering::Relaxed),
@@ -192,6 +202,8 @@ impl Conclave {
             today: Size::bytes(self.day.lock().unwrap_or_else(PoisonError::into_inner).total(std::time::Instant::now())),
             traffic: Size::bytes(self.traffic.load(Ordering::Relaxed)),
             rate: *self.rate.lock().unwrap_or_else(PoisonError::into_inner),
+            collateral_missing: self.collateral.is_some() && collateral_age.is_none(),
+            collateral_age,
         }
     }
 
@@ -325,7 +337,8 @@ enum Done {
 async fn open(mut stream: UnixStream, way: Kind, node: &Node) {
     let Some(conclave) = node.conclave() else { return };
     let Ok(Ok(Some(wanted))) = timeout(ANSWER, socks::wanted_or_asked(&mut stream)).await else { return };
-    if !conclave.is_left(0) {
+    // Counted as a function's, also when nothing comes of it: a try makes the node work, and Tor.
+    if conclave.pass(Way::Sent, TRY_BYTES).await.is_err() {
         return drop(socks::answer(&mut stream, Answer::NotAllowed).await);
     }
     match reach(&wanted, way, node).await {
@@ -465,6 +478,12 @@ async fn pass(
     }
 }
 
+/// How long ago a file was written. One of the future is new: what it has is judged by clients.
+fn age(file: &Path) -> Option<Span> {
+    let written = std::fs::metadata(file).and_then(|found| found.modified()).ok()?;
+    Some(Span::seconds(written.elapsed().unwrap_or_default().as_secs()))
+}
+
 /// Room for one stream of the conclave: of its part, and of the node's.
 async fn room(node: &Node) -> Option<[OwnedSemaphorePermit; 2]> {
     let own = Arc::clone(&node.conclave()?.connections).acquire_owned().await.ok()?;
@@ -577,5 +596,18 @@ mod tests {
         let config = config::Conclave { traffic: Some(Size::mib(4)), ..config::Conclave::default() };
         hostile.bound(&config, &Policy::parse("[offers]\n").unwrap());
         assert!(hostile.is_left(1 << 20) && !hostile.is_left(1));
+    }
+
+    #[test]
+    fn the_operator_sees_how_old_the_collateral_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("collateral");
+        let with = conclave(&format!("collateral = {:?}", file.display().to_string()), "");
+        assert!(with.status().collateral_missing && !conclave("", "").status().collateral_missing);
+        let written = std::fs::File::create(&file).unwrap();
+        written.set_modified(std::time::SystemTime::now() - Duration::from_secs(8 * 86_400)).unwrap();
+        let (status, age) = (with.status(), with.status().collateral_age.unwrap().as_seconds_up());
+        assert!(!status.collateral_missing);
+        assert!((8 * 86_400..8 * 86_400 + 600).contains(&age), "{age}");
     }
 }

@@ -233,6 +233,12 @@ async fn status(path: PathBuf) -> Result<(), Said> {
         println!("conclave     {kind}; {} sessions, {} streams", conclave.sessions, conclave.streams);
         println!("             {} to it and {} from it since the start", conclave.received, conclave.sent);
         println!("             {} of at most {} in 24 hours, at {} at most", conclave.today, conclave.traffic, conclave.rate);
+        if conclave.collateral_missing {
+            println!("             the collateral is not there: `bento-collateral` fetches it");
+        }
+        if let Some(age) = conclave.collateral_age {
+            println!("             the collateral was written {} d ago; clients take it for 7", age.as_seconds_up() / 86_400);
+        }
         if conclave.waiting > 0 {
             println!("             {} of these wait: the rate is used up at this moment", conclave.waiting);
         }
