@@ -2,6 +2,9 @@
 //! Intel and AMD were never asked.
 #![cfg(test)]
 
+#[path = "../../bento-simulator/tests/shared/report.rs"]
+mod simulated;
+
 use std::{
     collections::HashMap,
     fs,
@@ -11,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use bento_attest::{Hardware, Refused, Roots, evidence::Collateral, measurements::Product, platform::Platform};
+use bento_attest::{Hardware, Refused, Roots, Simulated, evidence::Collateral, measurements::Product, platform::Platform};
 use bento_collateral::{Getter, Sources, Trouble, fetch, keep, kept};
 use serde_json::Value;
 use tokio::{
@@ -328,6 +331,41 @@ async fn amds_certificates_are_fetched_by_chip_and_firmware_and_their_list_is_mi
     let mut masked = report.clone();
     masked[0x1a0..0x1e0].fill(0);
     assert!(matches!(fetched(&getter, &waived, &masked, SNP_NOW).await, Err(Trouble::Quote(Refused::Chip))));
+}
+
+/// No such list is among what others published with genuine reports, so this is under a root that is none of AMD's.
+#[tokio::test]
+async fn amds_list_of_revoked_certificates_is_fetched_and_heeded() {
+    /// When that root's certificates and lists are good.
+    const NOW: u64 = 1_795_824_000;
+    let directory = tempfile::tempdir().unwrap();
+    let getter = getter(&certificates(directory.path()).0, 30_000);
+    let roots = Roots::<Simulated>::development(&[&simulated::read("ark.der")]).unwrap();
+    // A report of version 3 says which processor it is of.
+    let report = simulated::report(|report| (report[0], report[0x188], report[0x189]) = (3, 0x19, 1));
+    let chip = data_encoding::HEXLOWER.encode(&report[0x1a0..0x1e0]);
+    let vcek = format!("{VCEK}{chip}?blSPL=03&teeSPL=00&snpSPL=08&ucodeSPL=206");
+    let chain = pem(&simulated::read("ask.der")) + &pem(&simulated::read("ark.der"));
+    let answers = [(CHAIN.to_owned(), ok(vec![], chain.into_bytes())), (vcek, ok(vec![], simulated::read("vcek.der")))];
+    let service = Service::start(answers.into()).await;
+    for (list, wanted) in [
+        ("crl", None),
+        ("crl_other", None),
+        ("crl_vcek", Some(Refused::Revoked("the chip's certificate"))),
+        ("crl_ask", Some(Refused::Revoked("AMD's signing key"))),
+        ("crl_expired", Some(Refused::Expired("the list of revoked certificates"))),
+        ("crl_of_another", Some(Refused::Chain("the list of revoked certificates is not the root's".into()))),
+    ] {
+        let body = simulated::read(&format!("{list}.der"));
+        service.answers.lock().unwrap().insert("/vcek/v1/Milan/crl".into(), ok(vec![], body));
+        match (fetch(&getter, &service.sources(), &roots, &report, NOW).await, wanted) {
+            (Ok((_, published)), None) => assert!(published.facts.contains(&("revoked certificates", "none of these".into()))),
+            (Err(Trouble::Refused(refused)), Some(wanted)) => assert_eq!(refused, wanted, "{list}"),
+            (fetched, wanted) => panic!("{list}: {fetched:?}, and not {wanted:?}"),
+        }
+    }
+    // A simulator's is nothing to who asks for hardware.
+    assert!(fetched(&getter, &Sources { without_crl: true, ..service.sources() }, &report, NOW).await.is_err());
 }
 
 #[tokio::test]

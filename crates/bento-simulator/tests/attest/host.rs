@@ -9,29 +9,13 @@ use bento_attest::{Assurance, Format, Kind, Policy, Roots, Simulated};
 use bento_simulator::Simulator;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
+use crate::messages::next;
+pub(crate) use crate::messages::{Do, FIRST_RECORD, To};
 use crate::support::{NOW, policy, roots, simulator};
 
 /// What the client asks, over several records, and what it gets back. The host may see neither.
 pub(crate) const SECRET: &str = "a token that is nobody's business. ";
 const REPEATED: usize = 3_000;
-
-/// Where a message is going.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum To {
-    Conclave,
-    Client,
-}
-
-/// Messages in one direction are counted from 0: Hello or Evidence, a handshake's, and from 2 on records.
-pub(crate) const FIRST_RECORD: usize = 2;
-
-/// What the host does with a message. Each comes with its length in front, which can be changed as well.
-pub(crate) enum Do {
-    /// Sends these bytes instead, or those.
-    Pass(Vec<u8>),
-    /// Sends these bytes, and ends the stream.
-    Cut(Vec<u8>),
-}
 
 pub(crate) type Tamper = Box<dyn FnMut(To, usize, Vec<u8>) -> Do + Send>;
 
@@ -189,15 +173,4 @@ async fn carry(
         }
     }
     let _ = to.shutdown().await;
-}
-
-/// The next whole message.
-async fn next(from: &mut (impl AsyncReadExt + Unpin), count: usize) -> Option<Vec<u8>> {
-    let mut message = vec![0; if count < FIRST_RECORD { 4 } else { 2 }];
-    from.read_exact(&mut message).await.ok()?;
-    let length = message.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
-    let begin = message.len();
-    message.resize(begin + length, 0);
-    from.read_exact(&mut message[begin..]).await.ok()?;
-    Some(message)
 }

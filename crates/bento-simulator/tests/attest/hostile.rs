@@ -124,6 +124,9 @@ async fn evidence_that_was_changed_is_refused() {
     caught("one bit of the quote", &meet_own(&node, evidence(|evidence| evidence.report[700] ^= 1)).await, "does not hold together");
     caught("a register of the quote", &meet_own(&node, evidence(|evidence| evidence.report[190] ^= 1)).await, "does not hold together");
     caught("the quote cut", &meet_own(&node, evidence(|evidence| evidence.report.truncate(900))).await, "does not hold together");
+    // A host gets quotes of this very conclave for the asking, over zeros, to fetch collateral with.
+    let nothing = node.simulator.sign(&[0; 64]).expect("a quote");
+    caught("a quote over nothing", &meet_own(&node, evidence(move |evidence| evidence.report.clone_from(&nothing))).await, OTHER);
     caught("no quote", &meet_own(&node, evidence(|evidence| evidence.report.clear())).await, "the format of the report is not known");
     caught(
         "a kind that is none",
@@ -307,6 +310,16 @@ async fn collateral_that_hides_something_is_refused() {
         collateral.pck_crl.clear();
     });
     caught("no list of revoked certificates", &meet_own(&node, none).await, "does not hold together");
+    let exchanged = evidence(|evidence| {
+        let bento_attest::evidence::Collateral::Dcap(collateral) = &mut evidence.collateral else { panic!("Intel's") };
+        std::mem::swap(&mut collateral.pck_crl, &mut collateral.root_ca_crl);
+    });
+    caught("one list of revoked certificates for the other", &meet_own(&node, exchanged).await, "does not hold together");
+    let signatures = evidence(|evidence| {
+        let bento_attest::evidence::Collateral::Dcap(collateral) = &mut evidence.collateral else { panic!("Intel's") };
+        collateral.qe_identity_signature.clone_from(&collateral.tcb_info_signature);
+    });
+    caught("the levels' signature under the enclave's identity", &meet_own(&node, signatures).await, "does not hold together");
 }
 
 #[tokio::test]

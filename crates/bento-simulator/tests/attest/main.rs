@@ -3,6 +3,10 @@
 mod host;
 mod hostile;
 mod judge;
+#[path = "../shared/messages.rs"]
+mod messages;
+#[path = "../shared/report.rs"]
+mod report;
 mod snp;
 mod stream;
 mod support;

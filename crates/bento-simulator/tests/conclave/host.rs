@@ -14,23 +14,8 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Where a message is going.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum To {
-    Conclave,
-    Client,
-}
-
-/// Messages of a direction are counted: Hello or Evidence, the handshake's, and from here on records.
-pub(crate) const FIRST_RECORD: usize = 2;
-
-/// What the host does with a message, which comes with its length in front.
-pub(crate) enum Do {
-    /// Sends this.
-    Pass(Vec<u8>),
-    /// Sends this, and ends the direction.
-    Cut(Vec<u8>),
-}
+use crate::messages::next;
+pub(crate) use crate::messages::{Do, FIRST_RECORD, To};
 
 /// Session, direction, number of the message, and it.
 pub(crate) type Tamper = Arc<dyn Fn(usize, To, usize, Vec<u8>) -> Do + Send + Sync>;
@@ -187,15 +172,4 @@ async fn carry(
         }
     }
     let _ = to.shutdown().await;
-}
-
-/// The next whole message, or what there is of one.
-async fn next(from: &mut (impl AsyncReadExt + Unpin), count: usize) -> Option<Vec<u8>> {
-    let mut message = vec![0; if count < FIRST_RECORD { 4 } else { 2 }];
-    from.read_exact(&mut message).await.ok()?;
-    let length = message.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
-    let begin = message.len();
-    message.resize(begin + length, 0);
-    from.read_exact(&mut message[begin..]).await.ok()?;
-    Some(message)
 }

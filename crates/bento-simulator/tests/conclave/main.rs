@@ -3,6 +3,8 @@
 
 mod host;
 mod hostile;
+#[path = "../shared/messages.rs"]
+mod messages;
 mod people;
 mod shards;
 mod site;
