@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use bento_attest::evidence::{Collateral, DcapCollateral, EVIDENCE_BYTES_MAX, Evidence, HELLO_BYTES_MAX, Hello, SnpCollateral};
 use bento_attest::measurements::Pin;
+use bento_attest::platform::Platform;
 use bento_attest::{Format, Hardware, Kind, Measurements, Policy, Roots, Verified, report_data};
 use serde_json::Value;
 
@@ -49,6 +50,7 @@ fn evidence(bytes: &[u8]) {
     let Ok(evidence) = Evidence::from_bytes(bytes) else { return };
     assert!(bytes.len() <= EVIDENCE_BYTES_MAX);
     assert_eq!(evidence.to_bytes(), bytes);
+    let _ = Platform::of(&evidence.report);
     // Nobody signed it.
     let policy = &genuine()[0].policy;
     assert!(Roots::production().verify(&evidence, policy, &[0; 32], genuine()[0].now).is_err());
@@ -86,6 +88,8 @@ fn changed(genuine: &Genuine, report_too: bool, changes: &[u8]) {
     }
     let Ok(collateral) = Collateral::from_bytes(&collateral) else { return };
     let Some(asked) = report_data(genuine.kind.format(), &report) else { return };
+    // Whose machine it is, which is asked before anything is verified.
+    let named = Platform::of(&report);
     let judged = Roots::production().verify_report(genuine.kind, &report, &collateral, &genuine.policy, &asked, genuine.now);
     if let Ok(found) = judged {
         // What is signed is as it was; what is not may be anything, and what was found is the same.
@@ -96,6 +100,7 @@ fn changed(genuine: &Genuine, report_too: bool, changes: &[u8]) {
         };
         assert_eq!(report[..signed], genuine.report[..signed]);
         assert_eq!(found, genuine.found);
+        assert_eq!(named, Platform::of(&genuine.report));
     }
 }
 

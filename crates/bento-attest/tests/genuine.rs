@@ -329,21 +329,31 @@ fn signed(kind: Kind, report: &[u8]) -> Vec<usize> {
     (0..body).chain(auth..auth + 128).chain(enclave..enclave + 448).chain(hashed..hashed + 32).collect()
 }
 
-fn flips(bits: impl Fn(usize) -> Vec<u32>) -> usize {
-    let mut tried = 0;
-    for (kind, report, collateral, policy, now) in cases() {
-        assert!(judge(kind, &report, &collateral, &policy, now).is_ok());
-        let mut changed = report.clone();
-        for at in signed(kind, &report) {
-            for bit in bits(at) {
-                changed[at] ^= 1 << bit;
-                assert!(judge(kind, &changed, &collateral, &policy, now).is_err(), "{kind}: byte {at:#x}, bit {bit}");
-                changed[at] = report[at];
+fn flips(bits: impl Fn(usize) -> Vec<u32> + Sync) -> usize {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let tried = |(kind, report, collateral, policy, now): &(Kind, Vec<u8>, Collateral, Policy, u64), places: &[usize]| {
+        let (mut changed, mut tried) = (report.clone(), 0);
+        for at in places {
+            for bit in bits(*at) {
+                changed[*at] ^= 1 << bit;
+                assert!(judge(*kind, &changed, collateral, policy, *now).is_err(), "{kind}: byte {at:#x}, bit {bit}");
+                changed[*at] = report[*at];
                 tried += 1;
             }
         }
+        tried
+    };
+    let mut all = 0;
+    for case in cases() {
+        let (kind, report, collateral, policy, now) = &case;
+        assert!(judge(*kind, report, collateral, policy, *now).is_ok());
+        let places = signed(*kind, report);
+        all += std::thread::scope(|scope| {
+            let parts: Vec<_> = places.chunks(places.len().div_ceil(threads)).map(|part| scope.spawn(|| tried(&case, part))).collect();
+            parts.into_iter().map(|part| part.join().expect("every change is refused")).sum::<usize>()
+        });
     }
-    tried
+    all
 }
 
 #[test]
