@@ -9,7 +9,8 @@ use crate::{
     world::{Case, Outcome, World, case},
 };
 
-pub(crate) const CASES: &[Case] = &[case!("a_page_goes_from_one_nodes_conclave_to_anothers_and_to_its_client", conclave_to_conclave)];
+pub(crate) const CASES: &[Case] =
+    &[case!("a_page_and_a_file_in_shards_go_from_one_nodes_conclave_to_anothers_and_to_their_client", conclave_to_conclave)];
 
 async fn conclave_to_conclave(world: &World) -> Outcome {
     let (bento, person) = (world.bento().await?, Person::new(world, "conclaves"));
@@ -55,6 +56,23 @@ async fn conclave_to_conclave(world: &World) -> Outcome {
     };
     assert_eq!(collected["outcome"], "page", "{collected}");
     assert!(std::fs::read_to_string(person.home.join("left.html"))?.contains("Gazette"));
+
+    // A file in two shards, made in one of them: what is in conclaves stays there without being told again.
+    let letter = "nobody's business".repeat(5000);
+    std::fs::write(person.home.join("letter"), &letter)?;
+    for (name, node) in [("fetches", &fetches), ("keeps", &keeps)] {
+        person.bento(&["nodes", "add", name, &node.address]).await.good();
+    }
+    let put = ["shard", "put", "letter", "--need", "2", "--of", "2", "--node", "fetches", "--json"];
+    let told = person.bento(&[&put[..], &inside_only].concat()).await.good().json();
+    let mut nodes: Vec<&str> = told["nodes"].as_array().into_iter().flatten().filter_map(|node| node.as_str()).collect();
+    nodes.sort_unstable();
+    assert_eq!(nodes, ["fetches", "keeps"], "{told}");
+    let got = ["shard", "get", "letter", "-o", "back", "--node", "keeps", "--json"];
+    person.bento(&[&got[..], &accepted].concat()).await.good();
+    assert_eq!(std::fs::read_to_string(person.home.join("back"))?, letter);
+    let ended = person.bento(&[&["shard", "rm", "letter", "--json"][..], &accepted].concat()).await.good().json();
+    assert_eq!(ended["ended"], 2, "{ended}");
     for program in [inside.program, kept.program, fetches.program, keeps.program] {
         program.stop().await;
     }
