@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Entry:
-    """A file, a directory, a link or a device. All are root's, and of 1970."""
+    """A file, a directory or a link. All are root's, and of 1970."""
 
     mode: int
     content: bytes = b""
-    device: tuple[int, int] = (0, 0)
 
 
 class Tree:
@@ -38,11 +37,6 @@ class Tree:
         self._above(path)
         self.entries[path] = Entry(stat.S_IFLNK | 0o777, target.encode())
 
-    def character_device(self, path: str, major: int, minor: int) -> None:
-        """Makes a device. In an archive that takes no privilege."""
-        self._above(path)
-        self.entries[path] = Entry(stat.S_IFCHR | 0o600, device=(major, minor))
-
     def _above(self, path: str) -> None:
         above = path.rpartition("/")[0]
         if above and above not in self.entries:
@@ -58,7 +52,7 @@ class Tree:
 
         def add(inode: int, name: str, entry: Entry, links: int) -> None:
             encoded = name.encode() + b"\0"
-            numbers = (inode, entry.mode, 0, 0, links, 0, len(entry.content), 0, 0, *entry.device, len(encoded), 0)
+            numbers = (inode, entry.mode, 0, 0, links, 0, len(entry.content), 0, 0, 0, 0, len(encoded), 0)
             out.extend(b"070701" + "".join(f"{number:08x}" for number in numbers).encode() + encoded)
             out.extend(b"\0" * (-len(out) % 4))
             out.extend(entry.content)
