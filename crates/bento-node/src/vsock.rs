@@ -1,7 +1,7 @@
 //! The way between a conclave in a virtual machine and its host: what are sockets in one directory on one machine goes over vsock here.
 //!
-//! Each side has a directory with the same four sockets. The two that are listened at by the other side are listened at here as well, and each stream is carried
-//! to the other machine, where it is brought to the socket of that name. Nothing is read of what is carried, and nothing else uses vsock.
+//! Each side has a directory with the same four sockets. Where the other side listens, this listens here in its place, and carries each stream to the other
+//! machine, where it is brought to the socket of that name. Nothing is read of what is carried, and nothing else uses vsock.
 
 use std::{
     fs, io,
@@ -54,8 +54,8 @@ const SOCKETS: [(&str, u32, Side); 4] = [
     (COLLATERAL_SOCKET, 8121, Side::Host),
 ];
 
-/// Most streams of one socket at a time: four times what a node has connections by default. A further one waits.
-const STREAMS_MAX: usize = 4096;
+/// Most streams of one socket at a time: what a node has connections by default, and four times its sessions. A further one waits.
+const STREAMS_MAX: usize = 1024;
 
 /// Streams that wait to be accepted.
 const WAITING_MAX: i32 = 128;
@@ -246,10 +246,12 @@ mod tests {
         drop(served);
         client.read_to_end(&mut answer).await.unwrap();
         assert_eq!(answer, b"answerlast");
-        client.ready(Interest::WRITABLE).await.unwrap();
-        while client.try_write(b"x").is_ok() {
-            tokio::task::yield_now().await;
-        }
+        let gone = async {
+            while !client.ready(Interest::READABLE | Interest::WRITABLE).await.unwrap().is_write_closed() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(10), gone).await.unwrap();
         carrying.abort();
     }
 }
