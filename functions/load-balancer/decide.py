@@ -96,7 +96,8 @@ class Scaler:
         told = f"mean load {mean:.0%} over {len(serving)}"
         # As many as bring the mean below; those that are coming will have their part of it.
         wanted = min(math.ceil(total / plan.high), plan.most)
-        self._above = (self._above if self._above is not None else now) if wanted > count else None
+        expected = count + len(returning)
+        self._above = (self._above if self._above is not None else now) if wanted > expected else None
         # What is left after one has gone must be well within what the others are meant for, or it would come back at once.
         after = total / (len(serving) - 1) if len(serving) > 1 else float("inf")
         idle = len(serving) > plan.least and not coming and after < plan.low
@@ -104,12 +105,13 @@ class Scaler:
         if mean > plan.high:
             above = f"{told}, above {plan.high:.0%}"
             if self._above is None:
-                return Decision("hold", f"{above}: {coming[0].name} is starting" if coming else f"{above}: there are {plan.most} replicas, and no more are wanted")
+                waited = f"{coming[0].name} is starting" if coming else f"{returning[0].name} may come back" if returning else ""
+                return Decision("hold", f"{above}: {waited or f'there are {plan.most} replicas, and no more are wanted'}")
             lasted = now - self._above
             if lasted < plan.up_seconds:
                 return Decision("hold", f"{above} for {lasted:.0f} s of {plan.up_seconds:.0f}")
             self._above = None
-            return self._more(draining, f"{above} for {lasted:.0f} s", wanted - count)
+            return self._more(draining, f"{above} for {lasted:.0f} s", wanted - expected)
         if self._below is not None:
             lasted = now - self._below
             why = f"{told}; {len(serving) - 1} would have {after:.0%}, below {plan.low:.0%}"

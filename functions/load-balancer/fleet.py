@@ -38,6 +38,12 @@ DEPLOY_SECONDS = 10.0
 DEPLOYING_MAX = 4
 """Replicas that are installed at the same time: each takes a thread, and all share what goes out of this function."""
 
+INSTALL_SECONDS = 900.0
+"""A replica that is not installed and given its site within it is given up: 150 MB at 170 kB/s."""
+
+START_SECONDS = 120.0
+"""One that has never served is given up when it was told to for so long."""
+
 END_SECONDS = 60.0
 """All replicas are ended at once; those that could not be reached within it are named. A circuit to where a node was before it started again may be tried for 40 s
 before another is."""
@@ -155,15 +161,16 @@ class Fleet:
     def room(self, now: float) -> int:
         """How many more may be begun. None at once after no node took one."""
         may = self.none_since is None or now - self.none_since > DEPLOY_SECONDS
-        return DEPLOYING_MAX - self.deploying if may else 0
+        with self._turn:
+            return DEPLOYING_MAX - self.seeking - sum(one.installing for one in self.all()) if may else 0
 
     def deploy(self, count: int) -> None:
         """Installs so many more, in the background, each on the first node that takes it."""
-        with self._turn:
-            self.deploying += count
-            self.seeking += count
         for _ in range(count):
-            _background(self._deploy)
+            with self._turn:
+                _background(self._deploy)
+                self.deploying += 1
+                self.seeking += 1
 
     def drain(self, name: str, on: bool = True) -> None:
         """It is named no more, and ends when its connections have; or it serves on."""
@@ -231,10 +238,16 @@ class Fleet:
     def tend(self, now: float) -> None:
         """What is to be done about single ones: followed again, given up, retired."""
         for replica in self.all():
-            if replica.gone or replica.installing:
+            if replica.gone:
+                continue
+            if replica.installing:
+                if now - replica.begun > INSTALL_SECONDS:
+                    self.give_up(replica, f"it was not installed within {INSTALL_SECONDS:.0f} s")
                 continue
             silent = replica.silent(now)
-            if silent > GONE_SECONDS:
+            if replica.serving_at is None and now - replica.begun > START_SECONDS:
+                self.give_up(replica, replica.trouble or f"it did not begin to serve within {START_SECONDS:.0f} s")
+            elif silent > GONE_SECONDS:
                 self.give_up(replica, replica.trouble or f"nothing was heard of it for {silent:.0f} s")
             elif silent > LOST_SECONDS and replica.heard is not None and replica.followers < FOLLOWERS_MAX:
                 self._follow(replica)
@@ -271,11 +284,13 @@ class Fleet:
 
     def _deploy(self) -> None:
         asked: set[str] = set()
-        is_seeking = True
+        is_seeking, replica = True, None
         try:
             nodes = self._setup["nodes"] or [node.address for node in self._api.nodes.list()]
-            while not self.stopping:
+            while True:
                 with self._turn:
+                    if self.stopping:
+                        return
                     # Others are being installed at the same time.
                     node = next((node for node in self._candidates(nodes) if node not in asked), None)
                     if node is None:
@@ -285,43 +300,65 @@ class Fleet:
                         return
                     asked.add(node)
                     self._number += 1
-                    record = {"name": f"replica-{self._number}", "node": node, "invocation": _token("invoke"), "shutdown": _token("shutdown"), "address": None, "draining": False}  # fmt: skip
+                    record = {"name": f"replica-{self._number}", "node": node, "invocation": _token("invoke"), "shutdown": _token("shutdown"), "address": None, "draining": False, "fed": False}  # fmt: skip
                     replica = Replica(record)
                     replica.installing = True
                     # Known before it is there, so that none is left where nobody knows of it.
                     self.replicas[replica.name] = replica
                     self.seeking, is_seeking = self.seeking - 1, False
-                self.keep()
-                try:
-                    self._api.nodes.install(node, _bundle(), record["invocation"], record["shutdown"])
-                    self._feed(replica)
-                except TROUBLE as error:
-                    self.refused[node] = str(error)
-                    self._tell(f"{node[:12]}… takes no replica: {error}")
-                    with self._turn:
-                        self.seeking, is_seeking = self.seeking + 1, True
-                        self._owe(replica)
-                    continue
-                if self.stopping:
-                    return  # Its record is there; who comes after this follows it, or ends it.
-                self.refused.pop(node, None)
-                self.none_since = None
-                self._tell(f"{replica.name} is installed at {node[:12]}…")
-                replica.begun = time.monotonic()
-                replica.installing = False
-                self._follow(replica)
-                return
+                    self.keep()
+                if self._installed(replica):
+                    return
+                with self._turn:
+                    self.seeking, is_seeking, replica = self.seeking + 1, True, None
+        except TROUBLE as error:
+            self._tell(f"no replica could be begun: {error}")
         finally:
             with self._settled:
+                if replica is not None:
+                    # Whatever went wrong: from here on it is looked at like any other.
+                    replica.installing = False
                 self.deploying -= 1
                 self.seeking -= is_seeking
                 self._settled.notify_all()
 
+    def _installed(self, replica: Replica) -> bool:
+        """Installs it, and gives it what it is to serve. False: its node does not take it, and another is asked."""
+        node, record = replica.record["node"], replica.record
+        is_there = False
+        try:
+            self._api.nodes.install(node, _bundle(), record["invocation"], record["shutdown"])
+            is_there = True
+            self._feed(replica)
+        except TROUBLE as error:
+            if replica.gone:
+                return True
+            self.refused[node] = str(error)
+            self._tell(f"{node[:12]}… takes no replica: {error}")
+            if isinstance(error, Refused) and not is_there:
+                self._remove(replica)
+            else:
+                self._owe(replica)
+            return False
+        if self.stopping or replica.gone:
+            # Who comes after this has looked for it already, and found nothing.
+            self._ended(replica)
+            return True
+        self.refused.pop(node, None)
+        self.none_since = None
+        self._tell(f"{replica.name} is installed at {node[:12]}…")
+        replica.begun = time.monotonic()
+        replica.installing = False
+        self._follow(replica)
+        return True
+
     def _feed(self, replica: Replica) -> None:
-        """Gives it what it is to serve."""
+        """Gives it what it is to serve, and writes down that it has it."""
         if not self._setup["origin"]:
             with self._api.store.open("site") as site, self._remote(replica).invoke("site", input=site) as result:
                 result.read()
+        replica.record["fed"] = True
+        self.keep()
 
     def _remote(self, replica: Replica):
         record = replica.record
@@ -366,6 +403,14 @@ class Fleet:
                 replica.record["address"] = report["address"]
                 self.keep()
         elif replica.drained is None and (replica.ordered is None or now - replica.ordered > SERVE_SECONDS):
+            if not replica.record.get("fed", True):
+                # Who began to install it ended in the middle of it.
+                replica.installing = True
+                try:
+                    self._feed(replica)
+                finally:
+                    replica.installing = False
+                replica.begun = time.monotonic()
             replica.ordered = now
             arguments = {"front": self._setup["address"], "origin": self._setup["origin"]}
             # It serves on when this function ends; how it ended is told by its reports.

@@ -49,6 +49,13 @@ def test_no_more_than_the_most_and_none_for_what_those_that_are_starting_will_ta
     assert acts(Scaler(PLAN), [*serving(1.5, 1), *starting], 10) == []
 
 
+def test_none_in_the_place_of_one_that_may_come_back():
+    returning = [Seen(f"replica-{number}", "lost", silent=5) for number in (2, 3, 4)]
+    assert acts(Scaler(PLAN), [*serving(4), *returning], 10) == []
+    assert "may come back" in Scaler(PLAN).decide(0.0, [*serving(4), *returning]).why
+    assert acts(Scaler(PLAN), [*serving(4), *returning[:2]], 4) == [(3, "grow")]
+
+
 def test_one_less_when_the_others_can_take_it_and_the_one_with_fewest_connections():
     scaler = Scaler(PLAN)
     decided = [scaler.decide(float(now), serving(0.2, 0.1, 0.25)) for now in range(61)]
