@@ -4,8 +4,8 @@
 //! `sessions.sock`, this node at `tor.sock` and `direct.sock`. What passes is ciphertext, or what functions send to elsewhere; nothing here
 //! judges evidence, and nothing here could.
 //!
-//! What the conclave grants its functions cannot be seen from here, and who runs in it may be hostile. So it is bounded as a whole: by a rate and by
-//! what passes within a day, for sessions and streams together, and by a part of the node's connections.
+//! What the conclave grants its functions cannot be seen from here, and who runs in it may be hostile. So it is bounded as a whole: by a rate, for
+//! sessions and streams together; and its streams by what passes within a day, and by a part of the node's connections.
 
 use std::{
     io,
@@ -87,7 +87,7 @@ pub struct Conclave {
     streams: AtomicUsize,
     /// Of both, those that wait for their turn.
     waiting: AtomicUsize,
-    /// Of both, how many were ended or not begun since the day's traffic was used up.
+    /// Of its streams to elsewhere, how many were ended or not begun since the day's traffic was used up.
     ended: AtomicU64,
     /// Counts all bytes, and slows them.
     meter: Meter,
@@ -111,7 +111,7 @@ pub struct ConclaveStatus {
     /// Of both, those that wait for their turn at this moment: the rate is used up.
     #[serde(default)]
     pub waiting: usize,
-    /// Of both, how many were ended, or not begun, since the traffic of 24 hours was used up.
+    /// Of its streams, how many were ended, or not begun, since the traffic of 24 hours was used up.
     #[serde(default)]
     pub ended: u64,
     /// Bytes to it since the start,
@@ -120,7 +120,7 @@ pub struct ConclaveStatus {
     /// and from it.
     #[serde(default)]
     pub sent: Size,
-    /// Both together within the last 24 hours.
+    /// What its streams passed within the last 24 hours.
     #[serde(default)]
     pub today: Size,
     /// Most that may pass within 24 hours,
@@ -179,8 +179,14 @@ impl Conclave {
         }
         drop(day);
         self.ended.fetch_add(1, Ordering::Relaxed);
-        say!(warn, "the conclave has used up the traffic of 24 hours: its sessions and streams are ended");
+        say!(warn, "the conclave has used up the traffic of 24 hours: its streams to elsewhere are ended");
         false
+    }
+
+    /// Waits for the rate.
+    async fn turn(&self, way: Way, bytes: usize) -> io::Result<()> {
+        let _one = Counted::new(&self.waiting);
+        self.meter.pass(way, bytes).await
     }
 
     /// What it says that it is, while it answers. A client believes its evidence, and not this.
@@ -243,9 +249,6 @@ impl Conclave {
             inside.write_all(&[&[length], node].concat()).await?;
             Ok::<_, io::Error>(inside)
         };
-        if !self.is_left(0) {
-            return none(&mut client, idle).await;
-        }
         match timeout(ANSWER, connecting).await {
             Ok(Ok(inside)) => {
                 let _one = Counted::new(&self.sessions);
@@ -418,8 +421,7 @@ impl Toll for Conclave {
         if !self.is_left(bytes) {
             return Err(io::Error::other("the conclave's traffic of 24 hours is used up"));
         }
-        let _one = Counted::new(&self.waiting);
-        self.meter.pass(way, bytes).await
+        self.turn(way, bytes).await
     }
 
     fn chunk_bytes(&self) -> usize {
@@ -439,7 +441,8 @@ struct Session<'a> {
 impl Toll for Session<'_> {
     async fn pass(&self, way: Way, bytes: usize) -> io::Result<()> {
         self.last_ms.store(u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        self.conclave.pass(way, bytes).await
+        // Not of the day's traffic: whoever asks for evidence, whom nobody knows yet, could use it up for all.
+        self.conclave.turn(way, bytes).await
     }
 
     fn chunk_bytes(&self) -> usize {
@@ -545,7 +548,8 @@ mod tests {
             talk
         );
         let status = conclave.status();
-        assert_eq!((status.received, status.sent, status.today), (Size::bytes(250), Size::bytes(6), Size::bytes(256)));
+        // Of the day's traffic a session takes nothing.
+        assert_eq!((status.received, status.sent, status.today), (Size::bytes(250), Size::bytes(6), Size::default()));
         assert_eq!(begun.elapsed().as_secs(), 14);
     }
 

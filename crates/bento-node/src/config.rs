@@ -76,7 +76,7 @@ pub struct Conclave {
     pub collateral: Option<PathBuf>,
     /// Bytes of its sessions and streams together, averaged over a second. Without it, what the policy offers one function.
     pub rate: Option<Rate>,
-    /// The same within any 24 hours. Without it, what the policy offers as many functions as it takes in a day.
+    /// Bytes of its streams within any 24 hours. Without it, what the policy offers as many functions as it takes in a day.
     pub traffic: Option<Size>,
 }
 

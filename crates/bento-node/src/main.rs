@@ -243,10 +243,7 @@ async fn status(path: PathBuf) -> Result<(), Said> {
             println!("             {} of these wait: the rate is used up at this moment", conclave.waiting);
         }
         if conclave.ended > 0 {
-            println!(
-                "             {} sessions and streams were ended or refused, since the traffic of 24 hours was used up",
-                conclave.ended
-            );
+            println!("             {} streams were ended or refused, since the traffic of 24 hours was used up", conclave.ended);
         }
     }
     println!("connections  {}", status.connections);

@@ -217,8 +217,10 @@ async fn copy(
     way: Way,
     half: &CancellationToken,
 ) -> io::Result<()> {
-    let mut chunk = vec![0; toll.chunk_bytes()];
+    let mut chunk = Vec::new();
     loop {
+        // Another rate may be offered meanwhile, and one turn is as long as what it passes.
+        chunk.resize(toll.chunk_bytes(), 0);
         let silent = async {
             half.cancelled().await;
             sleep(toll.half_open()).await;

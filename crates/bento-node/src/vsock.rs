@@ -23,6 +23,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use tokio_util::sync::CancellationToken;
+
 use crate::{
     conclave::{COLLATERAL_SOCKET, SESSIONS_SOCKET},
     egress::{DIRECT_SOCKET, TOR_SOCKET},
@@ -54,8 +56,12 @@ const SOCKETS: [(&str, u32, Side); 4] = [
     (COLLATERAL_SOCKET, 8121, Side::Host),
 ];
 
-/// Most streams of one socket at a time: what a node has connections by default, and four times its sessions. A further one waits.
+/// Most streams of all sockets together: what a node has connections by default, and four times its sessions. A further one waits, whoever begins it: each takes two
+/// descriptors, and the other machine may be hostile.
 const STREAMS_MAX: usize = 1024;
+
+/// Longest silence of one end after the other has ended its half. Longer than what the ends of Bento allow each other, so that this cuts none of theirs off.
+const HALF_OPEN: Duration = Duration::from_secs(600);
 
 /// Streams that wait to be accepted.
 const WAITING_MAX: i32 = 128;
@@ -75,14 +81,15 @@ const CHUNK: usize = 64 * 1024;
 /// When a listener cannot be opened: this kernel has no vsock, say.
 pub fn carry(directory: &Path, other: u32, side: Side) -> io::Result<JoinSet<()>> {
     let mut carrying = JoinSet::new();
+    let room = Arc::new(Semaphore::new(STREAMS_MAX));
     for (name, port, listens) in SOCKETS {
         let path = directory.join(name);
         if listens == side {
-            carrying.spawn(serve(Arc::new(Vsock::listen(port, other)?), To::Socket(path)));
+            carrying.spawn(serve(Arc::new(Vsock::listen(port, other)?), To::Socket(path), Arc::clone(&room)));
         } else {
             // Left by one that was killed.
             let _ = fs::remove_file(&path);
-            carrying.spawn(serve(Arc::new(UnixListener::bind(&path)?), To::Machine(other, port)));
+            carrying.spawn(serve(Arc::new(UnixListener::bind(&path)?), To::Machine(other, port), Arc::clone(&room)));
         }
     }
     Ok(carrying)
@@ -144,8 +151,7 @@ impl Listens for Vsock {
     }
 }
 
-async fn serve(listener: Arc<impl Listens>, to: To) {
-    let room = Arc::new(Semaphore::new(STREAMS_MAX));
+async fn serve(listener: Arc<impl Listens>, to: To, room: Arc<Semaphore>) {
     loop {
         let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
         let Ok(mut near) = listener.accept().await else {
@@ -155,7 +161,6 @@ async fn serve(listener: Arc<impl Listens>, to: To) {
         let to = to.clone();
         tokio::spawn(async move {
             match timeout(CONNECT, to.connect()).await {
-                // Both ends are Bento's, and bound how long they wait for each other.
                 Ok(Ok(far)) => pass(near, far).await,
                 _ => drop(near.shutdown().await),
             }
@@ -164,20 +169,32 @@ async fn serve(listener: Arc<impl Listens>, to: To) {
     }
 }
 
-/// Carries both ways until both have ended, or one end is gone altogether: nothing more can be brought to it, and the other machine may never end its own half.
+/// Carries both ways until both have ended, or one end is gone altogether: nothing more can be brought to it, and the other machine may never end its own half. One
+/// that goes later than it ends its half is not noticed; then the other's silence ends the stream.
 async fn pass(mut one: UnixStream, mut other: UnixStream) {
     let ((one_reads, one_writes), (other_reads, other_writes)) = (one.split(), other.split());
-    let _ = tokio::try_join!(copy(one_reads, other_writes), copy(other_reads, one_writes));
+    let half = CancellationToken::new();
+    let _ = tokio::try_join!(copy(one_reads, other_writes, &half), copy(other_reads, one_writes, &half));
 }
 
-async fn copy(mut reads: ReadHalf<'_>, mut writes: WriteHalf<'_>) -> io::Result<()> {
+async fn copy(mut reads: ReadHalf<'_>, mut writes: WriteHalf<'_>, half: &CancellationToken) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK];
     loop {
-        match reads.read(&mut chunk).await? {
+        let silent = async {
+            half.cancelled().await;
+            sleep(HALF_OPEN).await;
+        };
+        let count = tokio::select! {
+            biased;
+            count = reads.read(&mut chunk) => count?,
+            () = silent => return Err(io::ErrorKind::TimedOut.into()),
+        };
+        match count {
             0 => break,
             count => writes.write_all(&chunk[..count]).await?,
         }
     }
+    half.cancel();
     writes.shutdown().await?;
     let left = reads.ready(Interest::READABLE | Interest::WRITABLE).await?;
     if left.is_write_closed() { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
@@ -209,6 +226,47 @@ fn as_stream(socket: Socket) -> io::Result<UnixStream> {
 mod tests {
     use super::*;
 
+    #[tokio::test(start_paused = true)]
+    async fn one_that_ends_its_half_and_goes_later_does_not_leave_the_stream_to_a_silent_other() {
+        let ((mut client, near), (far, mut served)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+        let carrying = tokio::spawn(pass(near, far));
+        client.write_all(b"asked").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut heard = Vec::new();
+        served.read_to_end(&mut heard).await.unwrap();
+        // What comes late still comes, and each time there is as much time again.
+        for _ in 0..3 {
+            sleep(HALF_OPEN - Duration::from_secs(1)).await;
+            served.write_all(b"answer").await.unwrap();
+            let mut answer = [0; 6];
+            client.read_exact(&mut answer).await.unwrap();
+        }
+        drop(client);
+        let begun = tokio::time::Instant::now();
+        carrying.await.unwrap();
+        assert!(begun.elapsed() <= HALF_OPEN);
+        assert_eq!((heard.as_slice(), served.read(&mut [0; 1]).await.unwrap()), (b"asked".as_slice(), 0));
+    }
+
+    #[tokio::test]
+    async fn streams_beyond_the_room_of_all_sockets_together_wait_until_one_has_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let room = Arc::new(Semaphore::new(2));
+        let (one, other) = (UnixListener::bind(at("one")).unwrap(), UnixListener::bind(at("other")).unwrap());
+        let listener = UnixListener::bind(at("far")).unwrap();
+        for near in [one, other] {
+            tokio::spawn(serve(Arc::new(near), To::Socket(at("far")), Arc::clone(&room)));
+        }
+        // Each of the two has taken a place before it listens.
+        let first = UnixStream::connect(at("one")).await.unwrap();
+        let (held, _) = listener.accept().await.unwrap();
+        let _second = UnixStream::connect(at("one")).await.unwrap();
+        assert!(timeout(Duration::from_millis(300), listener.accept()).await.is_err());
+        drop((first, held));
+        timeout(CONNECT, listener.accept()).await.unwrap().unwrap();
+    }
+
     #[test]
     fn each_socket_has_a_port_of_its_own_that_needs_no_privilege() {
         let ports: std::collections::BTreeSet<u32> = SOCKETS.iter().map(|(_, port, _)| *port).collect();
@@ -219,7 +277,8 @@ mod tests {
     async fn a_stream_is_carried_both_ways_to_its_end_and_one_that_nobody_takes_ends() {
         let directory = tempfile::tempdir().unwrap();
         let (near, far) = (directory.path().join("near"), directory.path().join("far"));
-        let carrying = tokio::spawn(serve(Arc::new(UnixListener::bind(&near).unwrap()), To::Socket(far.clone())));
+        let carrying =
+            tokio::spawn(serve(Arc::new(UnixListener::bind(&near).unwrap()), To::Socket(far.clone()), Arc::new(Semaphore::new(9))));
         let mut heard = Vec::new();
         // Nobody listens yet.
         UnixStream::connect(&near).await.unwrap().read_to_end(&mut heard).await.unwrap();
