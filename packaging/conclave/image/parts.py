@@ -16,6 +16,9 @@ from pathlib import Path
 ARCHIVES = {"debian", "debian-security"}
 
 # The first has what is current, the second what ever was.
+STAMP = "image.json"
+"""What a build writes last beside its parts: their digests, and what in them is not the source's."""
+
 MIRROR = "http://deb.debian.org"
 SNAPSHOT = "http://snapshot.debian.org/archive"
 

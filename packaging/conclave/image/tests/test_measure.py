@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import struct
 import subprocess
@@ -72,7 +73,9 @@ def test_one_command_says_what_is_pinned_and_says_nothing_of_an_image_that_prote
     image, _ = built()
     said = [subprocess.run([IMAGE / "measure", image, *more], capture_output=True, text=True, check=True).stdout for more in ([], [], ["--processors", "3"])]
     assert said[0] == said[1] != said[2]
-    assert said[0].startswith('[[measurement]]\nname = "bento-conclave on 2 processors EPYC-v4"\nkind = "snp"\nmeasurement = "') and "policy = 0x30000" in said[0]
+    # The tests' programs are not those that everybody compiles.
+    own = "# Not what others build of the same source: it has programs of its own.\n"
+    assert said[0].startswith(own + '[[measurement]]\nname = "bento-conclave on 2 processors EPYC-v4"\nkind = "snp"\nmeasurement = "') and "policy = 0x30000" in said[0]
     simulated, printed = built("--simulated")
     assert "SIMULATED-initramfs" in printed and not (simulated / "initramfs").exists()
     refused = subprocess.run([IMAGE / "measure", simulated], capture_output=True, text=True, check=False)
@@ -99,3 +102,17 @@ def test_what_the_command_prints_is_what_clients_take_when_a_publisher_signed_it
                 capture_output=True, text=True, check=False, timeout=60, env=environment,
             )
             assert verified.returncode != 0 and says in verified.stderr, verified
+
+
+def test_parts_that_are_not_of_one_build_are_not_measured(built, tmp_path: Path) -> None:  # noqa: ANN001
+    """Neither one that was changed, nor what a build left that was killed."""
+    image = tmp_path / "image"
+    shutil.copytree(built()[0], image)
+    assert subprocess.run([IMAGE / "measure", image], capture_output=True, check=False).returncode == 0
+    (image / "cmdline").write_text("init=/bin/sh")
+    changed = subprocess.run([IMAGE / "measure", image], capture_output=True, text=True, check=False)
+    assert changed.returncode != 0 and "cmdline is not what was built with the others" in changed.stderr
+    # As a build leaves it that is killed.
+    (image / "image.json").unlink()
+    broken = subprocess.run([IMAGE / "measure", image], capture_output=True, text=True, check=False)
+    assert broken.returncode != 0 and "did not come to its end" in broken.stderr
