@@ -20,7 +20,7 @@ use bento_attest::{
 };
 
 pub use http::{Base, Getter};
-pub use keep::{keep, kept};
+pub use keep::{check_better, keep, kept};
 
 /// Intel's service.
 pub const INTEL: &str = "https://api.trustedservices.intel.com";
@@ -121,6 +121,9 @@ pub enum Trouble {
     /// It is not in force as long as what is there.
     #[error("what was fetched holds less long than what is there")]
     Older,
+    /// What is there has AMD's list of revoked certificates.
+    #[error("what is there has AMD's list of revoked certificates, which is in force, and the service gives none now")]
+    NoList,
     /// A file.
     #[error("{doing} {path}: {source}")]
     File {
@@ -153,6 +156,7 @@ impl Trouble {
                 "look at this machine's clock; else the service has something old or another machine's. The file stays as it was"
             }
             Self::Older => "the service is behind: ask another one, or try again later. The file stays as it was",
+            Self::NoList => "try again later; the file stays as it was",
             Self::File { .. } => "look at the path, and whether this user may write there",
         }
     }

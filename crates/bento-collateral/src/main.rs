@@ -10,7 +10,7 @@ use std::{
 };
 
 use bento_attest::{Hardware, Roots, evidence::REPORT_BYTES_MAX, measurements::Product};
-use bento_collateral::{AMD, Base, Getter, INTEL, INTEL_ROOT_CRL, Sources, Trouble, fetch, keep, kept};
+use bento_collateral::{AMD, Base, Getter, INTEL, INTEL_ROOT_CRL, Sources, Trouble, check_better, fetch, keep, kept};
 use clap::Parser;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -51,7 +51,7 @@ struct Program {
     /// The processor, for reports of AMD that do not say: milan, genoa or turin
     #[arg(long, value_parser = product)]
     product: Option<Product>,
-    /// Go on without AMD's list of revoked certificates: clients then accept the machine by their own word only
+    /// Go on without AMD's list of revoked certificates: clients then accept the machine by their own word only. A file with a list that is in force stays
     #[arg(long)]
     without_crl: bool,
     /// Certificates that are trusted in TLS (PEM)
@@ -93,10 +93,11 @@ async fn run(program: Program) -> Result<(), Trouble> {
         None => asked(&program.conclave).await?,
     };
     let (roots, now) = (Roots::<Hardware>::production(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
-    let (collateral, published) = fetch(&getter, &sources, &roots, &report, now).await?;
-    if kept(&program.file, &roots, &report, program.without_crl, now).is_some_and(|before| before.until > published.until) {
-        return Err(Trouble::Older);
+    let fetched = fetch(&getter, &sources, &roots, &report, now).await?;
+    if let Some(before) = kept(&program.file, &roots, &report, program.without_crl, now) {
+        check_better(&before, &fetched)?;
     }
+    let (collateral, published) = fetched;
     keep(&program.file, &collateral)?;
     println!("written    {}", program.file.display());
     println!("state      {}", published.state);

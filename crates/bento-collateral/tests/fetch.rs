@@ -8,6 +8,7 @@ mod simulated;
 use std::{
     collections::HashMap,
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::{Arc, Mutex},
@@ -449,9 +450,17 @@ async fn the_program_writes_what_is_good_and_leaves_the_file_as_it_was_otherwise
         assert!(output.status.code() == Some(1) && said.contains(says) && said.contains("Hint: "), "{words:?}: {said}");
         assert_eq!(fs::read(&out).unwrap(), written, "{words:?}");
     }
-    assert!(!Path::new(&at("collateral.new")).exists());
-    // The same again is as good, and where it cannot be written it is said.
-    assert!(program(&good).await.0.status.success());
+    // The same again is as good, also by two at once; and where it cannot be written it is said.
+    let (one, other) = tokio::join!(program(&good), program(&good));
+    assert!(one.0.status.success() && other.0.status.success(), "{}{}", one.1, other.1);
+    assert_eq!(fs::read(&out).unwrap(), written);
+    let left = fs::read_dir(directory.path())
+        .unwrap()
+        .filter(|entry| entry.as_ref().is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("collateral")));
+    assert_eq!(left.count(), 1);
+    // Whoever reads other files of this user reads this one.
+    let mode = |path: &str| fs::metadata(path).unwrap().permissions().mode();
+    assert_eq!(mode(&out), mode(&file));
     let nowhere = at("nowhere/collateral");
     let (output, said) = program(&[&common[..], &["--quote", &file, "--product", "milan", "--without-crl", &nowhere]].concat()).await;
     assert!(!output.status.success() && said.contains("writing"), "{said}");
