@@ -217,7 +217,7 @@ async fn copy(
     way: Way,
     half: &CancellationToken,
 ) -> io::Result<()> {
-    let mut chunk = Vec::new();
+    let mut chunk = vec![0; toll.chunk_bytes()];
     loop {
         // Another rate may be offered meanwhile, and one turn is as long as what it passes.
         chunk.resize(toll.chunk_bytes(), 0);
