@@ -218,7 +218,8 @@ impl Mirror {
         let daemons: Vec<(String, u32)> = daemons.filter_map(|name| Some((name.clone(), world.network.daemon(&name)?.pid()))).collect();
         let task = tokio::spawn(async move {
             while let Ok((mut stream, peer)) = listener.accept().await {
-                let who = daemons.iter().find(|(_, pid)| has_socket(*pid, peer).unwrap_or(false)).map_or("nobody", |(name, _)| name);
+                let who =
+                    daemons.iter().find(|(_, pid)| has_socket(*pid, peer, address).unwrap_or(false)).map_or("nobody", |(name, _)| name);
                 let answer = format!("HTTP/1.0 200 OK\r\n\r\n{who}");
                 tokio::spawn(async move {
                     let mut request = [0; 1024];
@@ -231,20 +232,29 @@ impl Mirror {
     }
 }
 
-/// Is one of a process's descriptors the TCP socket with this address?
-fn has_socket(pid: u32, address: SocketAddr) -> std::io::Result<bool> {
-    let IpAddr::V4(ip) = address.ip() else { return Ok(false) };
-    let local = format!("{:08X}:{:04X}", u32::from(ip).swap_bytes(), address.port());
-    let table = std::fs::read_to_string("/proc/net/tcp")?;
-    let line = table.lines().find(|line| line.split_whitespace().nth(1) == Some(&local));
-    let Some(inode) = line.and_then(|line| line.split_whitespace().nth(9)) else { return Ok(false) };
-    let socket = format!("socket:[{inode}]");
-    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
-        if std::fs::read_link(entry.path()).is_ok_and(|link| link.to_string_lossy() == socket) {
-            return Ok(true);
-        }
+/// Is one of a process's descriptors the TCP socket from this address to that one?
+fn has_socket(pid: u32, from: SocketAddr, to: SocketAddr) -> std::io::Result<bool> {
+    let (Some(from), Some(to)) = (in_table(from), in_table(to)) else { return Ok(false) };
+    // Both ends: the same port of the same address is the end of many connections, most of them over since less than a minute.
+    let is_it = |line: &&str| {
+        let mut words = line.split_whitespace().skip(1);
+        words.next() == Some(&from) && words.next() == Some(&to)
+    };
+    // The kernel writes the table page by page and not at one moment, so that a line may be left out where others come and go.
+    for _ in 0..10 {
+        let table = std::fs::read_to_string("/proc/net/tcp")?;
+        let Some(inode) = table.lines().find(is_it).and_then(|line| line.split_whitespace().nth(9)) else { continue };
+        let socket = format!("socket:[{inode}]");
+        let mut entries = std::fs::read_dir(format!("/proc/{pid}/fd"))?.flatten();
+        return Ok(entries.any(|entry| std::fs::read_link(entry.path()).is_ok_and(|link| link.to_string_lossy() == socket)));
     }
     Ok(false)
+}
+
+/// An IPv4 address and its port, as the kernel's table of TCP sockets writes them.
+fn in_table(address: SocketAddr) -> Option<String> {
+    let IpAddr::V4(ip) = address.ip() else { return None };
+    Some(format!("{:08X}:{:04X}", u32::from(ip).swap_bytes(), address.port()))
 }
 
 impl Drop for Mirror {
