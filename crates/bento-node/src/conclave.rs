@@ -72,7 +72,7 @@ const ASK_SOON: Duration = Duration::from_secs(1);
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// How many bytes are read at a time: two of the channel's records.
-const CHUNK: usize = 64 * 1024;
+pub(crate) const CHUNK: usize = 64 * 1024;
 
 /// It gets at most this part of the node's connections: the other is for the node's own functions.
 const SHARE: usize = 2;

@@ -130,7 +130,7 @@ pub async fn run_inside(config: Config, policy: Policy, inside: Inside, stop: im
     let node = Arc::new(Node::new(config, policy, prepared.images, jail, egress, prepared.registry));
     node.remember().await?;
     node.warm();
-    let carrying = if inside.vsock { Some(vsock_carried(&inside.directory, vsock::HOST, vsock::Side::Inside)?) } else { None };
+    let carrying = if inside.vsock { Some(vsock_carried(&inside.directory, vsock::HOST, vsock::Side::Inside, &node)?) } else { None };
     info!(socket = %path.display(), vsock = inside.vsock, "listening for the host");
     let serving = tokio::spawn(http::serve(listener, Arc::clone(&node)));
     stop.await;
@@ -216,7 +216,7 @@ pub async fn run(
         None => None,
     };
     let carrying = match beside.directory.as_ref().zip(beside.vsock) {
-        Some((directory, guest)) => Some(vsock_carried(directory, guest, vsock::Side::Host)?),
+        Some((directory, guest)) => Some(vsock_carried(directory, guest, vsock::Side::Host, &node)?),
         None => None,
     };
     let watched = Arc::clone(&node);
@@ -322,8 +322,9 @@ async fn tcp_listener(address: std::net::SocketAddr) -> Result<TcpListener, RunE
     TcpListener::bind(address).await.map_err(|source| RunError::Listen { place: address.to_string(), source })
 }
 
-fn vsock_carried(directory: &Path, other: u32, side: vsock::Side) -> Result<JoinSet<()>, RunError> {
-    vsock::carry(directory, other, side).map_err(|source| RunError::Listen { place: format!("vsock and {}", directory.display()), source })
+fn vsock_carried(directory: &Path, other: u32, side: vsock::Side, node: &Node) -> Result<JoinSet<()>, RunError> {
+    vsock::carry(directory, other, side, &node.config().limits)
+        .map_err(|source| RunError::Listen { place: format!("vsock and {}", directory.display()), source })
 }
 
 fn unix_listener(path: &Path) -> Result<UnixListener, RunError> {

@@ -210,7 +210,7 @@ const HALF_OPEN: Duration = Duration::from_secs(120);
 ///
 /// # Errors
 /// When a side fails, no more may pass, or `from` is silent for long after `half` was raised.
-async fn copy(
+pub(crate) async fn copy(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     toll: &impl Toll,

@@ -13,7 +13,7 @@ use std::{
 
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, Interest},
+    io::{AsyncWriteExt, Interest},
     net::{
         UnixListener, UnixStream,
         unix::{ReadHalf, WriteHalf},
@@ -26,8 +26,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    conclave::{COLLATERAL_SOCKET, SESSIONS_SOCKET},
+    conclave::{CHUNK, COLLATERAL_SOCKET, SESSIONS_SOCKET},
+    config::Limits,
     egress::{DIRECT_SOCKET, TOR_SOCKET},
+    meter::{self, Toll, Way},
 };
 
 /// The host, as its virtual machines know it.
@@ -56,9 +58,8 @@ const SOCKETS: [(&str, u32, Side); 4] = [
     (COLLATERAL_SOCKET, 8121, Side::Host),
 ];
 
-/// Most streams of all sockets together: what a node has connections by default, and four times its sessions. A further one waits, whoever begins it: each takes two
-/// descriptors, and the other machine may be hostile.
-const STREAMS_MAX: usize = 1024;
+/// Streams beside sessions and connections: what each socket has taken a place for before anybody comes, and as many that bring collateral.
+const STREAMS_MORE: usize = 2 * SOCKETS.len();
 
 /// Longest silence of one end after the other has ended its half. Longer than what the ends of Bento allow each other, so that this cuts none of theirs off.
 const HALF_OPEN: Duration = Duration::from_secs(600);
@@ -72,16 +73,15 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// How long a listener pauses when the system has no more descriptors, so as not to spin.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// How many bytes are read at a time, as by the host for a conclave without vsock.
-const CHUNK: usize = 64 * 1024;
-
-/// Carries streams between the sockets in this directory and the machine of that number, as long as what comes back is there.
+/// Carries streams between the sockets in this directory and the machine of that number, as long as what comes back is there: of all sockets together as
+/// many as this side has sessions and connections. A further one waits, whoever begins it: each takes two descriptors, and the other machine may be hostile.
 ///
 /// # Errors
 /// When a listener cannot be opened: this kernel has no vsock, say.
-pub fn carry(directory: &Path, other: u32, side: Side) -> io::Result<JoinSet<()>> {
+pub fn carry(directory: &Path, other: u32, side: Side, limits: &Limits) -> io::Result<JoinSet<()>> {
     let mut carrying = JoinSet::new();
-    let room = Arc::new(Semaphore::new(STREAMS_MAX));
+    let most = limits.sessions.saturating_add(limits.connections).saturating_add(STREAMS_MORE);
+    let room = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
     for (name, port, listens) in SOCKETS {
         let path = directory.join(name);
         if listens == side {
@@ -174,30 +174,30 @@ async fn serve(listener: Arc<impl Listens>, to: To, room: Arc<Semaphore>) {
 async fn pass(mut one: UnixStream, mut other: UnixStream) {
     let ((one_reads, one_writes), (other_reads, other_writes)) = (one.split(), other.split());
     let half = CancellationToken::new();
-    let _ = tokio::try_join!(copy(one_reads, other_writes, &half), copy(other_reads, one_writes, &half));
+    let _ = tokio::try_join!(copy(one_reads, other_writes, Way::Sent, &half), copy(other_reads, one_writes, Way::Received, &half));
 }
 
-async fn copy(mut reads: ReadHalf<'_>, mut writes: WriteHalf<'_>, half: &CancellationToken) -> io::Result<()> {
-    let mut chunk = vec![0; CHUNK];
-    loop {
-        let silent = async {
-            half.cancelled().await;
-            sleep(HALF_OPEN).await;
-        };
-        let count = tokio::select! {
-            biased;
-            count = reads.read(&mut chunk) => count?,
-            () = silent => return Err(io::ErrorKind::TimedOut.into()),
-        };
-        match count {
-            0 => break,
-            count => writes.write_all(&chunk[..count]).await?,
-        }
-    }
-    half.cancel();
-    writes.shutdown().await?;
+async fn copy(mut reads: ReadHalf<'_>, mut writes: WriteHalf<'_>, way: Way, half: &CancellationToken) -> io::Result<()> {
+    meter::copy(&mut reads, &mut writes, &Free, way, half).await?;
     let left = reads.ready(Interest::READABLE | Interest::WRITABLE).await?;
     if left.is_write_closed() { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
+}
+
+/// What passes here is counted and slowed where it comes from or goes to.
+struct Free;
+
+impl Toll for Free {
+    async fn pass(&self, _way: Way, _bytes: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn chunk_bytes(&self) -> usize {
+        CHUNK
+    }
+
+    fn half_open(&self) -> Duration {
+        HALF_OPEN
+    }
 }
 
 async fn vsock_connect(number: u32, port: u32) -> io::Result<UnixStream> {
@@ -224,6 +224,8 @@ fn as_stream(socket: Socket) -> io::Result<UnixStream> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]

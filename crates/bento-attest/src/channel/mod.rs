@@ -4,7 +4,7 @@
 //! client → conclave   Hello: nonce, kinds
 //! conclave → client   Evidence: report, collateral, key, configuration, node
 //! client              judges it; says nothing more where it is not accepted
-//! client → conclave   Noise_NK_25519_ChaChaPoly_SHA256: e, es
+//! client → conclave   Noise_NK_25519_AESGCM_SHA256: e, es
 //! conclave → client   e, ee
 //! both                records, until each side's end
 //! ```
@@ -32,7 +32,7 @@ mod client;
 #[cfg(feature = "verify")]
 pub use self::client::{Connected, Expected, connect};
 
-const NOISE: &str = "Noise_NK_25519_ChaChaPoly_SHA256";
+const NOISE: &str = "Noise_NK_25519_AESGCM_SHA256";
 
 /// Longest message of the handshake. Each has a key of 32 bytes and a tag of 16.
 const HANDSHAKE_BYTES_MAX: usize = 128;
