@@ -281,6 +281,39 @@ fn where_a_conclave_is_required_nothing_is_read_or_said_to_a_node_itself() {
 }
 
 #[test]
+fn shards_in_conclaves_and_outside_are_never_those_of_one_file() {
+    let place = Place::new(3);
+    // Who makes the shards says that one of them is somewhere else.
+    let first = place.nodes[0].address.to_string();
+    place.world().mixes = true;
+    let refused = place.home.run(&["shard", "put", "report.pdf", "--of", "3"]);
+    assert!(
+        !refused.status.success() && text(&refused.stderr).contains("some of its shards lie in conclaves"),
+        "{}",
+        text(&refused.stderr)
+    );
+    place.world().mixes = false;
+    place.home.good(&["shard", "rm", "report.pdf"]);
+    place.home.good(&["shard", "put", "report.pdf", "--of", "3", "--recipe", "plain"]);
+    // So does who changed the recipe.
+    let recipe = fs::read_to_string(place.home.path("plain")).unwrap();
+    fs::copy(place.home.path("plain"), place.home.path("mixed")).unwrap();
+    fs::write(place.home.path("mixed"), recipe.replacen(&first, &format!("{first}/conclave"), 1)).unwrap();
+    let asked = || place.nodes.iter().map(|node| node.asked.lock().unwrap().len()).sum::<usize>();
+    let before = asked();
+    for words in [&["shard", "get", "./mixed", "-o", "no"][..], &["shard", "check", "./mixed"], &["shard", "repair", "./mixed"]] {
+        for more in [&[][..], &["--require-conclave"]] {
+            let refused = place.home.run(&[words, more].concat());
+            assert_eq!(refused.status.code(), Some(4), "{}", text(&refused.stderr));
+            let error = text(&refused.stderr);
+            assert!(error.contains("lies outside a conclave and others in one") && !error.contains("leave it out"), "{error}");
+        }
+    }
+    assert_eq!(asked(), before, "a node was asked");
+    place.home.good(&["shard", "get", "./plain", "-o", "yes"]);
+}
+
+#[test]
 fn what_nodes_have_no_room_for_is_told_before_it_is_read_with_how_large_it_may_be() {
     let place = Place::new(5);
     // Nobody could read them to their end within a test.

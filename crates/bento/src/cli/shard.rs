@@ -82,16 +82,22 @@ fn recipe(path: &Path) -> Result<Recipe, Failure> {
 
 /// Holds that what is in conclaves stays in them, and that where one is required no shard is elsewhere.
 fn in_conclaves(context: &Context, shards: &Shards) -> Result<(), Failure> {
-    if shards.has_conclaves() {
-        context.keep_to_conclaves();
-    }
-    let plain = |shelf: &&bento::Shelf| shelf.node().is_ok_and(|node| !node.is_conclave());
-    match shards.shards.iter().find(plain) {
-        Some(shelf) if context.requires_conclave() => {
-            Err(Failure::new(EVIDENCE, format!("shard {} lies outside a conclave, and one is required", shelf.number))
+    match (shards.outside(), shards.has_conclaves()) {
+        // Nobody's file was put so. Whoever changed it may have wanted shards of what was for conclaves alone to be fetched from a plain node.
+        (Some(number), true) => Err(Failure::new(
+            EVIDENCE,
+            format!("shard {number} lies outside a conclave and others in one, as in no recipe that is written here"),
+        )
+        .with_hint("give the recipe as it was written, or put the file again; `bento shard rm` ends what the recipe names, of both kinds")),
+        (Some(number), false) if context.requires_conclave() => {
+            Err(Failure::new(EVIDENCE, format!("shard {number} lies outside a conclave, and one is required"))
                 .with_hint("put the file again with `--require-conclave`, or leave it out"))
         }
-        _ => Ok(()),
+        (None, true) => {
+            context.keep_to_conclaves();
+            Ok(())
+        }
+        (_, false) => Ok(()),
     }
 }
 

@@ -139,7 +139,8 @@ impl Shards {
     pub(super) fn parse(text: &[u8]) -> Result<Self, RecipeError> {
         let shards: Self = serde_json::from_slice(text).map_err(|_| RecipeError::Form)?;
         shards.check()?;
-        Ok(shards)
+        // Only here: whoever has such a recipe can still end what it names.
+        if shards.has_conclaves() && shards.outside().is_some() { Err(RecipeError::Mixed) } else { Ok(shards) }
     }
 
     fn check(&self) -> Result<(), RecipeError> {
@@ -168,6 +169,12 @@ impl Shards {
         self.shards.iter().any(|shelf| shelf.node().is_ok_and(|node| node.is_conclave()))
     }
 
+    /// The number of the first that lies outside conclaves, if one does.
+    pub fn outside(&self) -> Option<u32> {
+        let is_outside = |shelf: &&Shelf| shelf.node().is_ok_and(|node| !node.is_conclave());
+        self.shards.iter().find(is_outside).map(|shelf| shelf.number)
+    }
+
     /// How it is split now.
     pub fn split(&self) -> Split {
         Split { need: self.k, of: u32::try_from(self.shards.len()).unwrap_or(u32::MAX), mode: self.mode }
@@ -194,6 +201,9 @@ pub enum RecipeError {
     /// Of a later program.
     #[error("it is a recipe of version {0}, and this program knows version {VERSION}")]
     Version(u32),
+    /// Some of its shards lie in conclaves, and some do not.
+    #[error("some of its shards lie in conclaves and some outside, and no recipe has both")]
+    Mixed,
     /// Numbers that cannot be.
     #[error("a file is split into 1 to {SHARDS_MAX} shards, of which at least 1 and at most all are needed")]
     Split,
@@ -279,6 +289,19 @@ mod tests {
         for cut in [0, 1, text.len() / 2, text.len() - 3] {
             assert!(text[..cut].parse::<Recipe>().is_err());
         }
+    }
+
+    #[test]
+    fn a_function_puts_shards_into_conclaves_or_outside_and_never_into_both() {
+        let (plain, all) = (recipe().shards, |shards: &Shards| Shards::parse(&shards.text().unwrap()).map(|read| read.outside()));
+        let mut mixed = plain.clone();
+        mixed.shards[0].node += "/conclave";
+        let mut inside = mixed.clone();
+        inside.shards[1..].iter_mut().for_each(|shelf| shelf.node += "/conclave");
+        assert_eq!((all(&plain), all(&inside), all(&mixed)), (Ok(Some(0)), Ok(None), Err(RecipeError::Mixed)));
+        // Who has such a recipe all the same can read it, to end what it names.
+        let text = Recipe { shards: mixed.clone(), ..recipe() }.reveal().unwrap();
+        assert_eq!(text.parse::<Recipe>().unwrap().shards, mixed);
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub struct World {
     pub lost: Vec<(u32, String)>,
     /// Addresses in the order in which shards go to them.
     pub order: Vec<String>,
+    /// The first shard is said to lie in its node's conclave, where none was asked for.
+    pub mixes: bool,
     /// Tokens of functions that were ended.
     pub ended: usize,
     pub renewed: usize,
@@ -141,6 +143,9 @@ fn spread(world: &mut World, arguments: &Value, input: &[u8]) -> Result<Value, S
         arguments["nodes"].as_array().unwrap().iter().map(|node| node["address"].as_str().unwrap().to_owned()).collect();
     nodes.sort_by_key(|node| world.order.iter().position(|own| own == node));
     let digest = HEXLOWER.encode(&Sha256::digest(&content));
+    if world.mixes {
+        nodes[0] += "/conclave";
+    }
     let shelves: Vec<Value> = (0..count).zip(&nodes).map(|(number, node)| shelf(number, node)).collect();
     assert_eq!(shelves.len() as u64, count, "there are enough nodes");
     let recipe = json!({
