@@ -35,9 +35,6 @@ EXPIRES_SECONDS = 300_000_000
 SPARE_BYTES = 16 * 1024
 """Storage of a Dropbox beside its one drop: its records, and what it keeps free for them."""
 
-UNKNOWN = "no function answers to this token"
-"""What a node says of a function that is not there."""
-
 TROUBLE = (Refused, RemoteFailed, Unreachable, Timeout, Busy, OSError)
 """What a node can answer, or not."""
 
@@ -202,7 +199,7 @@ def ended(shelves: Iterable[Shelf], tries: int | None = None) -> list[tuple[Shel
             shelf.end(tries)
         except TROUBLE as error:
             # It may be gone already. Any other refusal is no answer of its node's: a conclave that is not accepted was asked nothing.
-            return None if isinstance(error, Refused) and UNKNOWN in str(error) else str(error)
+            return None if isinstance(error, Refused) and error.code == "unknown-token" else str(error)
         return None
 
     shelves = list(shelves)

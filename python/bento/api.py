@@ -44,6 +44,9 @@ TYPE_CHARACTERS_MAX = 200
 class Refused(PermissionError):
     """The grant does not cover what was asked."""
 
+    code: "str | None" = None
+    """Where another node refused: its word for why, such as `unknown-token`. `None` where this node did."""
+
 
 class Unreachable(ConnectionError):
     """The other side could not be reached."""
@@ -101,10 +104,13 @@ _KINDS = {
 }
 
 
-def trouble(kind: str, text: str) -> OSError:
+def trouble(kind: str, text: str, code: "str | None" = None) -> OSError:
     """The exception for an answer's error."""
     exception, number = _KINDS.get(kind, (BadCall, errno.EINVAL))
-    return exception(number, text)
+    error = exception(number, text)
+    if isinstance(error, Refused):
+        error.code = code
+    return error
 
 
 def check_ran(result: object) -> None:
@@ -152,7 +158,7 @@ class Call:
                 raise Timeout(errno.ETIMEDOUT, "the node did not answer in time")
         self._answered.release()
         if self._error is not None:
-            raise trouble(str(self._error.get("kind")), str(self._error.get("text")))
+            raise trouble(str(self._error.get("kind")), str(self._error.get("text")), self._error.get("code"))
         return self._value, self._stream
 
 

@@ -6,7 +6,7 @@ there fails, is an `OSError` that can be handled.
 
 import errno
 
-from bento.api import Refused, RemoteFailed, Unreachable
+from bento.api import Refused, RemoteFailed, Unreachable, trouble
 from bento.streams import Exchange, opened, pieces
 
 TYPE_CHECKING = False
@@ -166,7 +166,7 @@ class Result(Exchange):
         if how in ("failed", "killed"):
             raise RemoteFailed(errno.EREMOTEIO, text)
         if how == "refused":
-            raise Refused(errno.EACCES, text)
+            raise trouble("refused", text, ended.get("code"))
         raise Unreachable(errno.EHOSTUNREACH, text)
 
 

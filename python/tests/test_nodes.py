@@ -60,10 +60,12 @@ def test_a_function_is_installed_invoked_and_ended_elsewhere(api):
     with pytest.raises(ValueError):
         again.shutdown()
     remote.shutdown()
-    with pytest.raises(Refused):
+    with pytest.raises(Refused) as gone:
         remote.invoke("shout").read()
-    with pytest.raises(Refused):
+    assert gone.value.code == "unknown-token"
+    with pytest.raises(Refused) as gone:
         remote.shutdown()
+    assert gone.value.code == "unknown-token"
 
 
 def test_large_input_and_output_cross_without_either_waiting_for_ever(api):
@@ -87,8 +89,9 @@ def test_a_function_that_fails_there_is_an_error_here_and_never_a_short_result(a
     with pytest.raises(RemoteFailed):
         result.read(1)
     assert result.outcome() == {"outcome": "failed", "text": "ValueError: no"}
-    with pytest.raises(Refused, match="no method"):
+    with pytest.raises(Refused, match="no method") as refused:
         remote.invoke("nothing").read()
+    assert refused.value.code == "unknown-method"
     with pytest.raises(RemoteFailed, match="Full"):
         remote.invoke("keep", input=bytes(2 << 20)).read()
 

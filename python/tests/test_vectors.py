@@ -97,7 +97,8 @@ def test_arguments_reach_the_method_as_they_are(start):
 
 def test_each_kind_of_error_raises_its_exception():
     for case in read("frames")["answers"]:
-        error = api.trouble(case["kind"], "no")
+        error = api.trouble(case["kind"], "no", case.get("code"))
+        assert getattr(error, "code", None) == case.get("code")
         assert type(error).__name__ == case["raises"]
         assert case["also"] in {kind.__name__ for kind in type(error).__mro__}
 

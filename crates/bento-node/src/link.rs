@@ -93,6 +93,9 @@ pub struct CallError {
     pub kind: CallErrorKind,
     /// For people.
     pub text: String,
+    /// Why another node refused it, in that node's word for programs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
 }
 
 /// Kinds of [`CallError`].
@@ -124,7 +127,7 @@ pub enum CallErrorKind {
 impl CallError {
     /// With this text.
     pub fn new(kind: CallErrorKind, text: impl Into<String>) -> Self {
-        Self { kind, text: text.into() }
+        Self { kind, text: text.into(), code: None }
     }
 }
 

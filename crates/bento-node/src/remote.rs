@@ -28,7 +28,7 @@ use crate::{
     container::Container,
     link::{Call, CallError, CallErrorKind, FRAME_BYTES_MAX, stream_pair},
     meter::Way,
-    process::{Process, TRY_BYTES, answer_call, connect_permit},
+    process::{Process, TRY_BYTES, answer_call, clip, connect_permit},
     seal,
     store::Away,
 };
@@ -42,6 +42,9 @@ const PATIENCE: f32 = 0.75;
 
 /// Longest answer, in bytes of JSON. The rest of a frame is for what is around it.
 const ANSWER_BYTES_MAX: usize = FRAME_BYTES_MAX - 1024;
+
+/// Longest word for programs that another node's refusal is passed on with.
+const CODE_CHARS_MAX: usize = 64;
 
 /// What a container has on other nodes, over all processes that it has one after the other.
 #[derive(Debug)]
@@ -338,7 +341,11 @@ fn trouble(error: &ClientError) -> CallError {
         ClientError::Evidence { .. } => CallErrorKind::Refused,
         _ => CallErrorKind::Failed,
     };
-    CallError::new(kind, error.to_string())
+    let code = match error {
+        ClientError::Refused(problem) => Some(clip(problem.code(), CODE_CHARS_MAX)),
+        _ => None,
+    };
+    CallError { code, ..CallError::new(kind, error.to_string()) }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ from conftest import ROOT, World, keep_only
 import shard
 import shelves
 from bento.api import Unreachable
+from bento.testing.answers import Failure
 from shard import BadRecipe, CutOff, NotEnoughNodes, TooFewShards
 
 DATA = random.Random(7).randbytes(100_000)
@@ -285,6 +286,20 @@ def test_all_shards_are_ended(world):
     assert told["ended"] == 3 and [left["node"] for left in told["left"]] == [recipe["shards"][1]["node"]]
     assert world.functions() == 1
     assert world.ask("remove", recipe)["ended"] == 3  # again
+
+
+def test_only_a_node_that_knows_no_such_function_has_ended_its_shard(world):
+    recipe = world.put(DATA, n=3, k=2)
+    gone, full = (world.shelf(recipe, number)[0] for number in (0, 1))
+    gone.functions.clear()
+
+    def refuses(shutdown: str) -> None:
+        # Whatever the words are, and also where they are the same.
+        raise Failure("refused", "no function answers to this token", "busy")
+
+    full.end = refuses
+    told = world.ask("remove", recipe)
+    assert told["ended"] == 2 and [left["node"] for left in told["left"]] == [recipe["shards"][1]["node"]]
 
 
 def test_what_is_no_recipe_is_refused(world):

@@ -187,7 +187,7 @@ class FakeApi(Api):
             # As it arrives: without what JSON cannot carry.
             value, stream = self._done(name, decode(frame)["arguments"])
         except Failure as failure:
-            error = {"kind": failure.kind, "text": str(failure)}
+            error = {"kind": failure.kind, "text": str(failure)} | ({"code": failure.code} if failure.code else {})
         call = Call(notify)
         call.answer(value, error, stream)
         return call

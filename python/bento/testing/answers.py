@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 
 class Failure(Exception):
-    """An answer's error."""
+    """An answer's error. `code`: another node's word for why it refused."""
 
-    def __init__(self, kind: str, text: str) -> None:
+    def __init__(self, kind: str, text: str, code: str | None = None) -> None:
         super().__init__(text)
         self.kind = kind
+        self.code = code
 
 
 def served(play: Callable[[_socket.socket], object]) -> _socket.socket:

@@ -94,7 +94,7 @@ class FakeNode:
         if invocation in self.functions:
             return self.functions[invocation]
         if len(self.functions) >= self.functions_max:
-            raise Failure("refused", f"this node takes {self.functions_max} functions at the same time")
+            raise Failure("refused", f"this node takes {self.functions_max} functions at the same time", "busy")
         made = Installed(self, bundle, invocation or _token("invoke"), shutdown or _token("shutdown"))
         self.functions[made.invocation] = made
         return made
@@ -105,9 +105,9 @@ class FakeNode:
 
         function = self.functions.get(token)
         if function is None:
-            return {"outcome": "refused", "text": "no function answers to this token"}
+            return {"outcome": "refused", "code": "unknown-token", "text": "no function answers to this token"}
         if method not in function.manifest["methods"]:
-            return {"outcome": "refused", "text": f"it has no method {method}"}
+            return {"outcome": "refused", "code": "unknown-method", "text": f"it has no method {method}"}
         self.invoked[method] = self.invoked.get(method, 0) + 1
         try:
             if self.before is not None:
@@ -134,7 +134,7 @@ class FakeNode:
                 del self.functions[token]
                 function.kill()
                 return
-        raise Failure("refused", "no function answers to this token")
+        raise Failure("refused", "no function answers to this token", "unknown-token")
 
 
 class Composed:
@@ -198,7 +198,7 @@ class Composed:
             except Failure as failure:
                 made = failure
             except Exception as error:
-                made = Failure("refused", f"its code could not be loaded: {error}")
+                made = Failure("refused", f"its code could not be loaded: {error}", "unloadable")
             self._uploads[number] = (found, made, ended)
             ended.set()
 

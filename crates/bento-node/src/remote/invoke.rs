@@ -23,7 +23,7 @@ use bento_proto::{
     limits::{ERROR_CHARS_MAX, TRACEBACK_CHARS_MAX},
 };
 
-use super::{address, bad_call, client, demand, fitting, hand_over, number, trouble, used_up};
+use super::{CODE_CHARS_MAX, address, bad_call, client, demand, fitting, hand_over, number, trouble, used_up};
 use crate::{
     container::Container,
     link::{Call, CallError, CallErrorKind},
@@ -111,11 +111,11 @@ async fn invoke(
         Ok(None) => json!({"outcome": "detached"}),
         Ok(Some(outcome)) | Err(NoOutcome::Theirs(ClientError::Ended(outcome))) => outcome_of(outcome),
         Err(NoOutcome::Theirs(ClientError::Refused(problem))) => {
-            json!({"outcome": "refused", "code": clip(problem.code(), 64), "text": clip(&problem.detail, ERROR_CHARS_MAX)})
+            json!({"outcome": "refused", "code": clip(problem.code(), CODE_CHARS_MAX), "text": clip(&problem.detail, ERROR_CHARS_MAX)})
         }
         Err(NoOutcome::Theirs(error @ ClientError::Request(_))) => return Err(trouble(&error)),
         Err(NoOutcome::Theirs(error)) => {
-            let CallError { kind, text } = trouble(&error);
+            let CallError { kind, text, .. } = trouble(&error);
             json!({"outcome": "lost", "kind": kind, "text": text})
         }
         Err(NoOutcome::Own(error)) => return Err(error),

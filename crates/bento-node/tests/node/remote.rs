@@ -16,7 +16,7 @@ def told(api, work):
     try:
         said = {'ok': work()}
     except OSError as error:
-        said = {'error': type(error).__name__, 'text': str(error)}
+        said = {'error': type(error).__name__, 'text': str(error), 'code': getattr(error, 'code', None)}
     api.output.write(json.dumps(said).encode())
 
 def names(api):
@@ -160,7 +160,9 @@ async fn a_function_installs_another_streams_through_it_and_ends_it() {
     assert_eq!(shut_down(&courier, &echo).await["ok"], Value::Null);
     assert_eq!(echo.invoke("echo", "{}").await.code(), "unknown-token");
     assert_eq!(outcome(&courier, &echo, "echo", b"").await["ok"]["code"], "unknown-token");
-    refused(&shut_down(&courier, &echo).await, "Refused", "no function answers");
+    let gone = shut_down(&courier, &echo).await;
+    refused(&gone, "Refused", "no function answers");
+    assert_eq!(gone["code"], "unknown-token");
 }
 
 #[tokio::test]
@@ -188,6 +190,12 @@ async fn what_a_function_was_not_granted_it_does_not_get_elsewhere() {
     ] {
         refused(&install(&courier, to.clone(), bundle(needs, ECHO)).await, "Refused", words);
     }
+    // Only the other node's word is one: what this one does not allow has none.
+    let mut codes = Vec::new();
+    for needs in ["memory = '65 MiB'", "image = 'web'"] {
+        codes.push(install(&courier, to.clone(), bundle(needs, ECHO)).await["code"].clone());
+    }
+    assert_eq!(codes, [Value::Null, json!("not-offered")]);
     for (archive, words) in [(b"garbage".to_vec(), "the bundle is refused"), (vec![0; 1024], "no manifest.toml")] {
         refused(&install(&courier, to.clone(), archive).await, "Refused", words);
     }
