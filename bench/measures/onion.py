@@ -143,42 +143,46 @@ class Download:
         return self.got / (self.ended - self.begun)
 
     def run(self, until: float) -> None:
-        """Until it has all of it."""
+        """Until it has all that it wants."""
         self.begun = time.monotonic()
-        while self.length is None or self.got < self.length:
+        while not self._done():
             if time.monotonic() > until:
-                raise Trouble(f"a client of {self._address} has {self.got} of {self.length} bytes after {self.tries} tries")
+                raise Trouble(f"a client of {self._address} is not done after {self.tries} tries: it has {self.got} of {self.length} bytes")
             try:
                 self.once()
             except OSError:
-                pass
-            if self.length is None or self.got < self.length:
                 self.broken.append(time.monotonic())
                 time.sleep(AGAIN_SECONDS)
         self.ended = time.monotonic()
 
+    def _done(self) -> bool:
+        return self.length is not None and self.got >= self.length
+
     def once(self, seconds: float = CONNECT_SECONDS) -> None:
-        """One try."""
+        """One try, which raises where it does not come to its end."""
         self.tries += 1
         # Circuits of its own each time, as a browser does after a circuit that broke.
         with _connected(self._tor.port, self._address, f"{id(self)} {self.tries}", seconds) as stream:
-            part = f"Range: bytes={self.got}-\r\n" if self.got else ""
-            stream.sendall(f"GET {self._target} HTTP/1.1\r\nHost: {self._address}\r\n{part}Connection: close\r\n\r\n".encode())
-            data = b""
-            while b"\r\n\r\n" not in data:
-                data += _some(stream)
-            head, _, data = data.partition(b"\r\n\r\n")
-            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-            if not head.startswith((b"HTTP/1.1 200", b"HTTP/1.1 206")) or (self.got and not head.startswith(b"HTTP/1.1 206")):
-                raise Trouble(f"{self._address} answers {head!r}")
-            self.length = self.got + length
-            while True:
-                if data:
-                    self.got += len(data)
-                    self.came.append((time.monotonic(), len(data)))
-                if self.got >= self.length:
-                    return
-                data = _some(stream)
+            self._ask(stream)
+
+    def _ask(self, stream: socket.socket) -> None:
+        part = f"Range: bytes={self.got}-\r\n" if self.got else ""
+        stream.sendall(f"GET {self._target} HTTP/1.1\r\nHost: {self._address}\r\n{part}Connection: close\r\n\r\n".encode())
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += _some(stream)
+        head, _, data = data.partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        if not head.startswith((b"HTTP/1.1 200", b"HTTP/1.1 206")) or (self.got and not head.startswith(b"HTTP/1.1 206")):
+            raise Trouble(f"{self._address} answers {head!r}")
+        self.length = self.got + length
+        while True:
+            if data:
+                self.got += len(data)
+                self.came.append((time.monotonic(), len(data)))
+            if self.got >= self.length:
+                return
+            data = _some(stream)
 
 
 class Visit(Download):
@@ -188,28 +192,17 @@ class Visit(Download):
         super().__init__(tor, address, "/small.html")
         self.enough = False
 
-    def run(self, until: float) -> None:
-        """Until it is enough."""
-        self.begun = time.monotonic()
-        while not self.enough and time.monotonic() < until:
-            try:
-                self.once()
-            except OSError:
-                self.broken.append(time.monotonic())
-                time.sleep(AGAIN_SECONDS)
-        self.ended = time.monotonic()
+    def _done(self) -> bool:
+        return self.enough
 
-    def once(self, seconds: float = CONNECT_SECONDS) -> None:
-        """One stream."""
-        self.tries += 1
-        with _connected(self._tor.port, self._address, f"{id(self)} {self.tries}", seconds) as stream:
-            while not self.enough:
-                stream.sendall(f"GET {self._target} HTTP/1.1\r\nHost: {self._address}\r\n\r\n".encode())
-                said = b""
-                while not said.endswith(b"there"):
-                    said += _some(stream)
-                self.came.append((time.monotonic(), len(said)))
-                time.sleep(AGAIN_SECONDS)
+    def _ask(self, stream: socket.socket) -> None:
+        while not self.enough:
+            stream.sendall(f"GET {self._target} HTTP/1.1\r\nHost: {self._address}\r\n\r\n".encode())
+            said = b""
+            while not said.endswith(b"there"):
+                said += _some(stream)
+            self.came.append((time.monotonic(), len(said)))
+            time.sleep(AGAIN_SECONDS)
 
 
 class Clients:
