@@ -277,13 +277,56 @@ async fn sink() -> (u16, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
 
 /// A stream as a conclave asks its host for one: what the host answers, and the stream.
 async fn asked(node: &Node, port: u16) -> (u8, UnixStream) {
+    let mut stream = ask(node, port).await;
+    (answered(&mut stream).await, stream)
+}
+
+async fn ask(node: &Node, port: u16) -> UnixStream {
     let mut stream = UnixStream::connect(node.path("outside/direct.sock")).await.unwrap();
     let [high, low] = port.to_be_bytes();
     let asking = [&b"\x05\x01\x02"[..], b"\x01\x01a\x01b", &[5, 1, 0, 1, 127, 0, 0, 1, high, low]].concat();
     stream.write_all(&asking).await.unwrap();
+    stream
+}
+
+async fn answered(stream: &mut UnixStream) -> u8 {
     let mut answer = [0; 14];
     timeout(PATIENCE, stream.read_exact(&mut answer)).await.unwrap().unwrap();
-    (answer[5], stream)
+    answer[5]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_conclave_has_half_of_its_nodes_connections_and_the_nodes_own_functions_the_others() {
+    let node = Node::bounding(&[], &[], "[limits]\nconnections = 2");
+    let person = Person::new();
+    let (port, _) = sink().await;
+    let code = person.home.path().join("reach");
+    fs::create_dir(&code).unwrap();
+    let needs = format!("calls = [\"net.connect\"]\negress = \"direct\"\nconnect = [\"accept 127.0.0.1:{port}\"]");
+    fs::write(code.join("manifest.toml"), format!("name = \"reach\"\ncode = \"reach.py\"\nmethods = [\"reach\"]\n[needs]\n{needs}\n"))
+        .unwrap();
+    let reach = format!("def reach(api):\n    api.connect(\"127.0.0.1\", {port}).close()\n    api.output.write(b\"reached\")\n");
+    fs::write(code.join("reach.py"), reach).unwrap();
+
+    let (answer, first) = asked(&node, port).await;
+    assert_eq!(answer, 0);
+    // As many more as it likes get no answer, and nothing of what a function has.
+    let mut more = Vec::new();
+    for _ in 0..3 {
+        more.push(ask(&node, port).await);
+    }
+    assert_eq!(person.done(&["run", &node.address, &code.display().to_string(), "reach"]).await, "reached");
+    let said = node.status().await;
+    assert!(said.contains(" 1 streams"), "{said}");
+    for stream in &more {
+        let waits = stream.try_read(&mut [0]).unwrap_err();
+        assert_eq!(waits.kind(), std::io::ErrorKind::WouldBlock);
+    }
+    // They wait for their turn, and have it one after the other.
+    drop(first);
+    for mut stream in more {
+        assert_eq!(answered(&mut stream).await, 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
