@@ -35,6 +35,12 @@ const LOOK: Duration = Duration::from_secs(10);
 /// A clock that is so far from where it should be was set, and is not only slow or fast.
 const SET: Duration = Duration::from_secs(10);
 
+/// Pause before a function that is to be awake, and could not be started, is started again; twice as long before each further time,
+const WAKE_AGAIN: Duration = Duration::from_secs(1);
+
+/// and never longer than this. Its end is the end of that: a start uses its own CPU time.
+const WAKE_AGAIN_MAX: Duration = Duration::from_secs(600);
+
 /// Pause between two times at which it is written down what time it is.
 const SEE: Duration = Duration::from_secs(600);
 
@@ -155,18 +161,42 @@ impl Node {
         let lease = Arc::new(Lease::new(left(&record, wall)));
         let installed = Arc::new(Installed::new(record, lease, Arc::new(keep), Some(room), None));
         if self.functions.add(Arc::clone(&installed)).is_ok() && keep_awake {
-            let node = Arc::clone(self);
+            let (node, function, stopping) = (Arc::downgrade(self), Arc::downgrade(&installed), self.stopping.clone());
             tokio::spawn(async move {
-                if let Err(error) = node.wake(&installed).await {
-                    // Nothing of what it says: a function's own words are for its client.
-                    let why = match error {
-                        StartError::Refused(refusal) => refusal.code().to_owned(),
-                        StartError::Trouble(trouble) => trouble.to_string(),
-                    };
-                    say!(warn, why, "a function that is to be awake could not be started");
+                // Neither is kept here by waiting: a function that has ended, or a node, is gone at once.
+                let mut pause = WAKE_AGAIN;
+                while let (Some(node), Some(function)) = (node.upgrade(), function.upgrade()) {
+                    if function.is_removed() || node.woken(&function, pause == WAKE_AGAIN).await {
+                        return;
+                    }
+                    drop((node, function));
+                    tokio::select! {
+                        () = sleep(pause) => {}
+                        () = stopping.cancelled() => return,
+                    }
+                    pause = (pause * 2).min(WAKE_AGAIN_MAX);
                 }
             });
         }
+    }
+
+    /// Is a function up that is to be awake always? What kept it from that may pass: the machine was busy, or the policy is changed.
+    async fn woken(&self, installed: &Arc<Installed>, is_first: bool) -> bool {
+        let Err(error) = self.wake(installed).await else {
+            if !is_first {
+                say!(info, "a function that is to be awake was started after all");
+            }
+            return true;
+        };
+        if is_first {
+            // Nothing of what it says: a function's own words are for its client.
+            let why = match error {
+                StartError::Refused(refusal) => refusal.code().to_owned(),
+                StartError::Trouble(trouble) => trouble.to_string(),
+            };
+            say!(warn, why, "a function that is to be awake could not be started; it is tried again, at last every 10 min");
+        }
+        false
     }
 
     /// Starts a function whose key is here.

@@ -329,6 +329,31 @@ async fn a_function_that_is_kept_awake_is_up_again_without_its_client() {
 }
 
 #[tokio::test]
+async fn what_is_to_be_awake_and_could_not_be_started_is_tried_again() {
+    let policy = POLICY.to_owned() + "keep_awake = true\n";
+    let node = Node::start(&policy, "[limits]\nready = 0\nsleep = \"200 ms\"");
+    let needs = format!("{STORES}\nkeep_awake = true");
+    let mut functions = Vec::new();
+    for needs in [&needs, &needs, STORES] {
+        functions.push(installed_at(node.address, needs, NOTES).await);
+    }
+    let node = node.killed_and_filled(|state| std::fs::write(state.with_file_name("policy.toml"), POLICY).unwrap());
+    functions.iter_mut().for_each(|function| function.address = node.address);
+    let [awake, gone, sleeper] = functions.as_slice() else { panic!("three were installed") };
+    let says = |words: &str| node.log.lock().unwrap().contains(words);
+    until("it is refused", || says("could not be started")).await;
+    assert_eq!(gone.end().await.status, 204);
+    let count = || crate::support::descendants(node.pid(), "python3.11").len();
+    assert_eq!(count(), 0);
+    // Nobody invokes it: what kept it from being started has passed, and that is all.
+    crate::policy::reread(&node, "policy.toml", &policy, "the new policy counts").await;
+    until("it is up", || says("was started after all")).await;
+    assert!(awake.status().await.awake && !sleeper.status().await.awake);
+    assert_eq!((count(), gone.invoke("names", "{}").await.code()), (1, "unknown-token".into()));
+    assert_eq!(awake.invoke("names", "{}").await.body, "");
+}
+
+#[tokio::test]
 async fn a_crash_forgives_no_more_than_a_few_seconds_and_nothing_is_written_of_one_that_rests() {
     const BUSY: &str = r#"
 import threading, time

@@ -18,7 +18,7 @@ use crate::support::{Installed, Node, POLICY, ask, bundle, installed, installed_
 const HELLO: &str = "def hello(api):\n    api.output.write(b'x')\n";
 
 /// Writes a file beside the node's configuration, and waits until the node has said what it makes of it.
-async fn reread(node: &Node, name: &str, text: &str, says: &str) {
+pub(crate) async fn reread(node: &Node, name: &str, text: &str, says: &str) {
     std::fs::write(node.directory.path().join(name), text).unwrap();
     hang_up(node, says).await;
 }
