@@ -7,6 +7,8 @@
 //! What the conclave grants its functions cannot be seen from here, and who runs in it may be hostile. So it is bounded as a whole: by a rate, for
 //! sessions and streams together; and its streams by what passes within a day, and by a part of the node's connections.
 
+mod bounds;
+
 use std::{
     io,
     net::IpAddr,
@@ -23,7 +25,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{sleep, timeout},
 };
 use tracing::{info, warn};
 
@@ -31,6 +33,7 @@ use bento::NodeAddress;
 use bento_proto::{Egress as Kind, Policy, Rate, Size, Span};
 use bento_tor::Isolation;
 
+use self::bounds::{Counted, pass};
 use crate::{
     config,
     controller::socks::{self, Answer, Wanted},
@@ -40,7 +43,6 @@ use crate::{
     meter::{self, Meter, Toll, Way},
     node::Node,
     process::TRY_BYTES,
-    said::say,
 };
 
 /// Where a conclave listens for its host, in the directory that both have.
@@ -156,37 +158,6 @@ impl Conclave {
         };
         new.bound(&config.conclave, policy);
         Some(new)
-    }
-
-    /// Bounds it by what its operator says of it, or else by what this policy offers functions.
-    pub fn bound(&self, config: &config::Conclave, policy: &Policy) {
-        let offers = &policy.offers;
-        let rate = config.rate.unwrap_or(offers.rate);
-        let day = || offers.traffic.as_bytes().saturating_mul(offers.functions_per_day.into());
-        self.traffic.store(config.traffic.map_or_else(day, Size::as_bytes), Ordering::Relaxed);
-        self.meter.set_rate(rate.bytes_per_second());
-        *self.rate.lock().unwrap_or_else(PoisonError::into_inner) = rate;
-    }
-
-    /// Is there room for so many more bytes today, or for any? Then they are counted.
-    fn is_left(&self, bytes: usize) -> bool {
-        let (now, bytes) = (std::time::Instant::now(), bytes as u64);
-        let mut day = self.day.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = day.room(bytes.max(1), self.traffic.load(Ordering::Relaxed), now);
-        if room.is_ok() {
-            day.count(bytes, now);
-            return true;
-        }
-        drop(day);
-        self.ended.fetch_add(1, Ordering::Relaxed);
-        say!(warn, "the conclave has used up the traffic of 24 hours: its streams to elsewhere are ended");
-        false
-    }
-
-    /// Waits for the rate.
-    async fn turn(&self, way: Way, bytes: usize) -> io::Result<()> {
-        let _one = Counted::new(&self.waiting);
-        self.meter.pass(way, bytes).await
     }
 
     /// What it says that it is, while it answers. A client believes its evidence, and not this.
@@ -399,88 +370,6 @@ async fn reach(wanted: &Wanted, way: Kind, node: &Node) -> Result<Done, CallErro
     Ok(Done::Connected(far))
 }
 
-/// One of them, as long as it is there.
-struct Counted<'a>(&'a AtomicUsize);
-
-impl<'a> Counted<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Toll for Conclave {
-    async fn pass(&self, way: Way, bytes: usize) -> io::Result<()> {
-        // First of all: what may not pass today waits for no turn.
-        if !self.is_left(bytes) {
-            return Err(io::Error::other("the conclave's traffic of 24 hours is used up"));
-        }
-        self.turn(way, bytes).await
-    }
-
-    fn chunk_bytes(&self) -> usize {
-        self.meter.piece_bytes(CHUNK)
-    }
-}
-
-/// A session, which ends when nothing passes for long.
-struct Session<'a> {
-    conclave: &'a Conclave,
-    idle: Duration,
-    born: Instant,
-    /// When something came last, in milliseconds since its birth.
-    last_ms: AtomicU64,
-}
-
-impl Toll for Session<'_> {
-    async fn pass(&self, way: Way, bytes: usize) -> io::Result<()> {
-        self.last_ms.store(u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        // Not of the day's traffic: whoever asks for evidence, whom nobody knows yet, could use it up for all.
-        self.conclave.turn(way, bytes).await
-    }
-
-    fn chunk_bytes(&self) -> usize {
-        self.conclave.chunk_bytes()
-    }
-
-    fn half_open(&self) -> Duration {
-        self.idle
-    }
-}
-
-impl Session<'_> {
-    /// Until nothing has come for so long.
-    async fn over(&self) {
-        loop {
-            let last = self.last_ms.load(Ordering::Relaxed);
-            sleep_until(self.born + Duration::from_millis(last) + self.idle).await;
-            if self.last_ms.load(Ordering::Relaxed) == last {
-                return;
-            }
-        }
-    }
-}
-
-/// Carries a session both ways until both have ended, one broke off, or nothing passed for so long.
-async fn pass(
-    inside: impl AsyncRead + AsyncWrite + Unpin,
-    client: impl AsyncRead + AsyncWrite + Unpin,
-    conclave: &Conclave,
-    idle: Duration,
-) {
-    let session = Session { conclave, idle, born: Instant::now(), last_ms: AtomicU64::new(0) };
-    tokio::select! {
-        () = meter::join(inside, client, &session) => {}
-        () = session.over() => {}
-    }
-}
-
 /// How long ago a file was written. One of the future is new: what it has is judged by clients.
 fn age(file: &Path) -> Option<Span> {
     let written = std::fs::metadata(file).and_then(|found| found.modified()).ok()?;
@@ -495,63 +384,7 @@ async fn room(node: &Node) -> Option<[OwnedSemaphorePermit; 2]> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    /// One with these lines in its table, beside a node of the usual policy with these lines in it.
-    fn conclave(lines: &str, offers: &str) -> Conclave {
-        let config = format!("name = \"Test\"\nstate = \"state\"\n[conclave]\ndirectory = \"beside\"\n{lines}");
-        Conclave::new(&toml::from_str(&config).unwrap(), &Policy::parse(&format!("[offers]\n{offers}")).unwrap()).unwrap()
-    }
-
-    /// A stream of it that pumps as fast as it may, through `meter::join` as all of them, until then. How much came out at the other end.
-    async fn pumped(conclave: &Conclave, until: Instant) -> u64 {
-        let ((ours, mut inside), (far, mut sink)) = (tokio::io::duplex(1 << 16), tokio::io::duplex(1 << 16));
-        let pumping = async { while inside.write_all(&[7; 4096]).await.is_ok() {} };
-        let mut came = 0;
-        let draining = async {
-            let mut chunk = vec![0; 1 << 16];
-            while let Ok(count @ 1..) = sink.read(&mut chunk).await {
-                came += count as u64;
-            }
-        };
-        tokio::select! {
-            () = meter::join(ours, far, conclave) => {}
-            _ = async { tokio::join!(pumping, draining) } => {}
-            () = sleep_until(until) => {}
-        }
-        came
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_passes_is_carried_whole_and_silence_ends_it() {
-        let (client, mut client_far) = tokio::io::duplex(100);
-        let (inside, mut inside_far) = tokio::io::duplex(100);
-        let (conclave, idle) = (conclave("", ""), Duration::from_secs(9));
-        let begun = Instant::now();
-        let talk = async {
-            client_far.write_all(&[7; 250]).await.unwrap();
-            let mut heard = [0; 250];
-            inside_far.read_exact(&mut heard).await.unwrap();
-            assert_eq!(heard, [7; 250]);
-            // Five seconds of silence are allowed, and nine are not.
-            sleep(Duration::from_secs(5)).await;
-            inside_far.write_all(b"answer").await.unwrap();
-            let mut answer = Vec::new();
-            client_far.read_to_end(&mut answer).await.unwrap();
-            assert_eq!(answer, b"answer");
-        };
-        let carried = async { pass(inside, client, &conclave, idle).await };
-        tokio::join!(
-            async {
-                tokio::join!(carried);
-            },
-            talk
-        );
-        let status = conclave.status();
-        // Of the day's traffic a session takes nothing.
-        assert_eq!((status.received, status.sent, status.today), (Size::bytes(250), Size::bytes(6), Size::default()));
-        assert_eq!(begun.elapsed().as_secs(), 14);
-    }
+    use super::{bounds::tests::conclave, *};
 
     #[tokio::test]
     async fn a_node_without_a_conclave_says_so_in_the_channels_words() {
@@ -564,42 +397,6 @@ mod tests {
         };
         let ((), answer) = tokio::join!(none(ours, Duration::from_secs(5)), asked);
         assert_eq!(answer, [0; 4]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn all_streams_of_a_hostile_conclave_together_have_its_rate_and_no_more() {
-        let hostile = conclave("rate = \"1 MiB/s\"", "rate = \"64 MiB/s\"");
-        let until = Instant::now() + Duration::from_secs(20);
-        let looking = async {
-            sleep(Duration::from_secs(10)).await;
-            hostile.status()
-        };
-        let (pumps, status) = tokio::join!(futures_util::future::join_all((0..30).map(|_| pumped(&hostile, until))), looking);
-        let all: u64 = pumps.iter().sum();
-        // Of twenty seconds' worth one more was saved up, and what is on its way when it ends has not come out.
-        assert!((19 << 20..=21 << 20).contains(&all), "{all}");
-        assert!(pumps.iter().all(|one| *one >= all / 60), "one of them was passed over: {pumps:?}");
-        assert!(status.waiting >= 20 && status.ended == 0 && status.rate == Rate::mib(1), "{status:?}");
-        // Another one, or a function, has turns of its own; and without a rate of its own it has what is offered to a function.
-        let (other, begun) = (conclave("", "rate = \"64 MiB/s\""), Instant::now());
-        assert!(pumped(&other, begun + Duration::from_secs(2)).await > 100 << 20);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_a_day_has_passes_and_no_byte_more_until_the_operator_offers_it() {
-        let hostile = conclave("", "traffic = \"1 MiB\"\nfunctions_per_day = 3");
-        let forever = Instant::now() + Duration::from_secs(3600);
-        let came = pumped(&hostile, forever).await;
-        assert!((2 << 20..=3 << 20).contains(&came), "{came}");
-        let status = hostile.status();
-        assert!(status.today <= status.traffic && status.traffic == Size::mib(3) && status.ended == 1, "{status:?}");
-        // Whatever comes next is ended as well, and the operator sees how often.
-        while hostile.is_left(1) {}
-        assert_eq!(pumped(&hostile, forever).await, 0);
-        assert_eq!((hostile.status().today, hostile.status().ended), (Size::mib(3), 3));
-        let config = config::Conclave { traffic: Some(Size::mib(4)), ..config::Conclave::default() };
-        hostile.bound(&config, &Policy::parse("[offers]\n").unwrap());
-        assert!(hostile.is_left(1 << 20) && !hostile.is_left(1));
     }
 
     #[test]
