@@ -6,6 +6,7 @@ import hashlib
 import io
 import lzma
 import os
+import subprocess
 import tarfile
 import urllib.error
 import urllib.request
@@ -84,6 +85,26 @@ def read_lock(path: Path) -> Lock:
         else:
             raise Trouble(f"line {number} of {path} says nothing that makes sense", "packaging/conclave/image/renew writes it")
     return Lock(snapshot, toolchain, tuple(packages))
+
+
+def toolchain() -> dict[str, str]:
+    """What compiles here: other compilers make other bytes. `none` is what is not there."""
+    def said(*command: str) -> str:
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+        except (OSError, subprocess.CalledProcessError, IndexError):
+            return "none"
+
+    def package(name: str) -> str:
+        return said("dpkg-query", "-W", "-f", "${Version}\n", name)
+
+    # Of binutils the assembler, for what crates have in C and assembly: rustc brings its own linker.
+    return {
+        "rustc": said("rustc", "--version").removeprefix("rustc "),
+        "gcc": said("gcc", "--version").removeprefix("gcc "),
+        "binutils": package("binutils"),
+        "libc6-dev": package("libc6-dev"),
+    }
 
 
 def fetch(package: Package, snapshot: str, kept: Path) -> bytes:

@@ -77,7 +77,7 @@ def test_a_line_that_makes_no_sense_is_refused(line: str, tmp_path: Path) -> Non
     with pytest.raises(parts.Trouble, match="line 2"):
         parts.read_lock(tmp_path / "lock")
     lock = parts.read_lock(IMAGE / "lock")
-    assert lock.one("linux-image-").name.endswith("-cloud-amd64") and lock.one("ovmf-") and set(lock.toolchain) == {"rustc", "gcc", "libc6-dev"}
+    assert lock.one("linux-image-").name.endswith("-cloud-amd64") and lock.one("ovmf-") and set(lock.toolchain) == set(parts.toolchain()) == {"rustc", "gcc", "binutils", "libc6-dev"}
 
 
 def test_a_tree_gives_the_same_archive_in_whatever_order_it_was_made_and_cpio_reads_it(tmp_path: Path) -> None:
@@ -95,6 +95,21 @@ def test_a_tree_gives_the_same_archive_in_whatever_order_it_was_made_and_cpio_re
     read = subprocess.run(["busybox", "cpio", "-tv"], input=one.archive(), capture_output=True, check=True, env={"TZ": "UTC", "PATH": "/usr/bin:/bin"}).stdout.decode()
     assert [line.split()[-1] for line in read.splitlines() if "->" not in line] == ["a", "a/b", "a/b/c", "dev"]
     assert all("1970" in line and " 0/0 " in " ".join(line.split()) for line in read.splitlines()), read
+
+
+def test_the_build_warns_of_each_tool_that_is_not_the_one_of_the_lock_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And of no other. Nothing is compiled here."""
+    build = program("build")
+    done = subprocess.CompletedProcess([], 0)
+    monkeypatch.setattr(build.subprocess, "run", lambda *_, **__: done)
+    tools = {"rustc": "1", "gcc": "2", "binutils": "3", "libc6-dev": "4"}
+    monkeypatch.setattr(build, "toolchain", lambda: tools)
+    build.compiled(parts.Lock("x", tools, ()), tmp_path)
+    assert "Warning" not in capsys.readouterr().err
+    for tool in tools:
+        build.compiled(parts.Lock("x", tools | {tool: "5"}, ()), tmp_path)
+        warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Warning")]
+        assert len(warned) == 1 and f" {tool} is {tools[tool]} here, and 5 " in warned[0], warned
 
 
 def test_an_image_is_the_same_when_it_is_built_again_and_another_with_another_policy(built, tmp_path: Path) -> None:  # noqa: ANN001

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import lzma
+import os
 import subprocess
 import tempfile
 import time
@@ -135,7 +136,7 @@ def test_nothing_goes_back_behind_the_lock_file(debian, monkeypatch: pytest.Monk
     for archive, name in SUITES:
         suite(archive, name, {package: version for package, version in has.items() if (name == "forky") == (package == "ovmf-amdsev") and name in ("forky", "bookworm")})
     monkeypatch.setattr(renew, "HERE", tmp_path)
-    monkeypatch.setattr(renew, "toolchain", dict)
+    monkeypatch.setattr(renew, "toolchain", lambda: {"gcc": "12"})
     if why is None:
         renew.main()
         assert {package.name: package.version for package in parts.read_lock(tmp_path / "lock").packages} == has
@@ -143,3 +144,25 @@ def test_nothing_goes_back_behind_the_lock_file(debian, monkeypatch: pytest.Monk
         with pytest.raises(parts.Trouble, match=why):
             renew.main()
         assert (tmp_path / "lock").read_text() == before
+
+
+def test_a_lock_file_names_the_compilers_of_a_machine_that_has_them(debian, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # noqa: ANN001
+    """As gcc, rustc and dpkg say; without one of them none is written."""
+    renew, suite = debian
+    (tmp_path / "lock").write_text("snapshot x\n")
+    for archive, name in SUITES:
+        suite(archive, name, {"ovmf-amdsev": "1"} if name == "forky" else dict.fromkeys([*renew.PACKAGES, KERNEL], "1"))
+    monkeypatch.setattr(renew, "HERE", tmp_path)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool, says in {"rustc": "echo rustc 1.2.3", "gcc": "echo gcc 4.5.6", "dpkg-query": 'echo "7-$4"'}.items():
+        (tools / tool).write_text(f"#!/bin/sh\n{says}\n")
+        (tools / tool).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    renew.main()
+    before = parts.read_lock(tmp_path / "lock")
+    assert before.toolchain == {"rustc": "1.2.3", "gcc": "4.5.6", "binutils": "7-binutils", "libc6-dev": "7-libc6-dev"}
+    (tools / "gcc").write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(parts.Trouble, match="has no gcc"):
+        renew.main()
+    assert parts.read_lock(tmp_path / "lock") == before
