@@ -446,11 +446,11 @@ class Fleet:
     def _ended(self, replica: Replica) -> bool:
         try:
             self._remote(replica).shutdown()
-        except Refused:
-            pass  # It is gone already.
         except TROUBLE as error:
-            replica.trouble = str(error)
-            return False
+            # It may be gone already. What is refused for another reason, by this node say, is there still.
+            if not (isinstance(error, Refused) and error.code == "unknown-token"):
+                replica.trouble = str(error)
+                return False
         return True
 
     def _settle_owed(self) -> None:
