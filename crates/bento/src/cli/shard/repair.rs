@@ -26,7 +26,11 @@ pub(super) async fn run(context: &Context, args: args::ShardRepair) -> Result<()
             get::whole(context, &name, *kept).await?;
             shelves.open(&name)?
         }
-        Named::Recipe(path, recipe) => ours(&shelves, &path, *recipe)?,
+        Named::Recipe(path, recipe) => {
+            // Before it takes the place of the one that is kept.
+            in_conclaves(context, &recipe.shards)?;
+            ours(&shelves, &path, *recipe)?
+        }
     };
     if let Some(shards) = &open.kept.shards {
         in_conclaves(context, shards)?;
