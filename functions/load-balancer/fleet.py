@@ -380,12 +380,12 @@ class Fleet:
                             self._heard(replica, json.loads(line))
                             if self.stopping or replica.gone:
                                 return
-                except Refused as error:
-                    if not replica.gone:
-                        # Its node has no such function: it was shut down there, or its lifetime is over.
-                        self.give_up(replica, str(error))
-                    return
                 except TROUBLE as error:
+                    if _is_gone(error):
+                        if not replica.gone:
+                            self.give_up(replica, str(error))
+                        return
+                    # Also what is refused for now, where its node is busy: if it does not pass, it is lost as any other.
                     replica.trouble = str(error)
                 if not replica.gone:
                     self._fallen(replica)
@@ -447,8 +447,7 @@ class Fleet:
         try:
             self._remote(replica).shutdown()
         except TROUBLE as error:
-            # It may be gone already. What is refused for another reason, by this node say, is there still.
-            if not (isinstance(error, Refused) and error.code == "unknown-token"):
+            if not _is_gone(error):
                 replica.trouble = str(error)
                 return False
         return True
@@ -500,6 +499,11 @@ def lines_of(result):
     while piece := result.read1(65_536):
         *whole, rest = (rest + piece).split(b"\n")
         yield from whole
+
+
+def _is_gone(error: OSError) -> bool:
+    """Does its node say that it has no such function? It was shut down there, or its lifetime is over. What is refused otherwise, for now or by this node, is there still."""
+    return isinstance(error, Refused) and error.code == "unknown-token"
 
 
 def _number(record: dict) -> int:

@@ -58,7 +58,8 @@ const SOCKETS: [(&str, u32, Side); 4] = [
     (COLLATERAL_SOCKET, 8121, Side::Host),
 ];
 
-/// Streams beside sessions and connections: what each socket has taken a place for before anybody comes, and as many that bring collateral.
+/// Streams beside sessions, and beside connections: what each socket has taken a place for before anybody comes, questions to the conclave, and some that bring
+/// collateral.
 const STREAMS_MORE: usize = 2 * SOCKETS.len();
 
 /// Longest silence of one end after the other has ended its half. Longer than what the ends of Bento allow each other, so that this cuts none of theirs off.
@@ -73,23 +74,25 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// How long a listener pauses when the system has no more descriptors, so as not to spin.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Carries streams between the sockets in this directory and the machine of that number, as long as what comes back is there: of all sockets together as
-/// many as this side has sessions and connections. A further one waits, whoever begins it: each takes two descriptors, and the other machine may be hostile.
+/// Carries streams between the sockets in this directory and the machine of that number, as long as what comes back is there: as many to the conclave as this
+/// side has sessions, and as many from it as this side has connections, so that neither keeps the other out. A further one waits, whoever begins it: each takes two
+/// descriptors, and the other machine may be hostile.
 ///
 /// # Errors
 /// When a listener cannot be opened: this kernel has no vsock, say.
 pub fn carry(directory: &Path, other: u32, side: Side, limits: &Limits) -> io::Result<JoinSet<()>> {
     let mut carrying = JoinSet::new();
-    let most = limits.sessions.saturating_add(limits.connections).saturating_add(STREAMS_MORE);
-    let room = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
+    let room = |most: usize| Arc::new(Semaphore::new(most.saturating_add(STREAMS_MORE).min(Semaphore::MAX_PERMITS)));
+    let (sessions, connections) = (room(limits.sessions), room(limits.connections));
     for (name, port, listens) in SOCKETS {
         let path = directory.join(name);
+        let room = if name == SESSIONS_SOCKET { &sessions } else { &connections };
         if listens == side {
-            carrying.spawn(serve(Arc::new(Vsock::listen(port, other)?), To::Socket(path), Arc::clone(&room)));
+            carrying.spawn(serve(Arc::new(Vsock::listen(port, other)?), To::Socket(path), Arc::clone(room)));
         } else {
             // Left by one that was killed.
             let _ = fs::remove_file(&path);
-            carrying.spawn(serve(Arc::new(UnixListener::bind(&path)?), To::Machine(other, port), Arc::clone(&room)));
+            carrying.spawn(serve(Arc::new(UnixListener::bind(&path)?), To::Machine(other, port), Arc::clone(room)));
         }
     }
     Ok(carrying)
@@ -251,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn streams_beyond_the_room_of_all_sockets_together_wait_until_one_has_ended() {
+    async fn streams_beyond_the_room_of_sockets_that_share_one_wait_until_one_has_ended() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         let room = Arc::new(Semaphore::new(2));

@@ -310,7 +310,8 @@ fn shards_in_conclaves_and_outside_are_never_those_of_one_file() {
         }
     }
     assert_eq!(asked(), before, "a node was asked");
-    place.home.good(&["shard", "get", "./plain", "-o", "yes"]);
+    // Nor has it taken the place of the one that is kept.
+    place.home.good(&["shard", "get", "report.pdf", "-o", "yes"]);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 """Replicas come and go with the load, none with a connection is ended, and one that dies is out at once."""
 
+import contextlib
+import socket
 import threading
 import time
 
@@ -9,6 +11,8 @@ from conftest import SITE, World
 import balancer
 import fleet
 from balancer import AlreadyRunning, NotSetUp
+from bento.testing.answers import Failure
+from bento.testing.nodes import FakeNode
 
 
 def get(world: World, address: str, target: str = "/index.html", close: bool = True):
@@ -164,6 +168,40 @@ def test_what_cannot_be_ended_is_named_within_a_bound_and_the_others_are_ended(w
     assert [node.name for node in world.nodes.values() if node.functions] == [world.nodes[record["node"]].name]
     # Its node is back: nothing is left.
     world.nodes[record["node"]].down = False
+    assert world.ask("end") == {"left": []}
+    assert not any(node.functions for node in world.nodes.values())
+
+
+def test_what_is_refused_for_now_is_no_end_of_a_replica(world, monkeypatch):
+    world.up(least=1)
+    world.until(lambda: world.serving(1))
+    replica, invoke, refused = balancer._current.fleet.replicas["replica-1"], FakeNode.invoke, []
+
+    def busy(self, token, method, arguments, stream):
+        if method == "watch" and len(refused) < 2:
+            refused.append(method)
+            return {"outcome": "refused", "code": "busy", "text": "too many at once"}
+        return invoke(self, token, method, arguments, stream)
+
+    monkeypatch.setattr(FakeNode, "invoke", busy)
+    # Its reports break off, and for a moment there are none.
+    for stream in world.function("replica-1").streams:
+        with contextlib.suppress(OSError):
+            stream.shutdown(socket.SHUT_RDWR)
+    world.until(lambda: len(refused) == 2 and world.serving(1))
+    assert list(world.states()) == ["replica-1"] and not replica.gone
+
+    # So is an end that is refused for now: it is named, and tried again.
+    end, stopping = FakeNode.end, [True]
+
+    def ended(self, shutdown):
+        if stopping:
+            raise Failure("refused", "the node is stopping", "stopping")
+        end(self, shutdown)
+
+    monkeypatch.setattr(FakeNode, "end", ended)
+    assert world.ask("end") == {"left": ["replica-1"]}
+    stopping.clear()
     assert world.ask("end") == {"left": []}
     assert not any(node.functions for node in world.nodes.values())
 

@@ -4,6 +4,7 @@
 
 mod bento;
 mod cases;
+mod mirror;
 mod world;
 
 use std::process::ExitCode;

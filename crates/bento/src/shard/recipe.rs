@@ -139,7 +139,7 @@ impl Shards {
     pub(super) fn parse(text: &[u8]) -> Result<Self, RecipeError> {
         let shards: Self = serde_json::from_slice(text).map_err(|_| RecipeError::Form)?;
         shards.check()?;
-        // Only here: whoever has such a recipe can still end what it names.
+        // Not of one that is read from a file: who has that can still end what it names.
         if shards.has_conclaves() && shards.outside().is_some() { Err(RecipeError::Mixed) } else { Ok(shards) }
     }
 

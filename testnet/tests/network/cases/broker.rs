@@ -1,9 +1,6 @@
 //! Functions that use Tor itself: their circuits, streams and onion services, and nobody else's.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::time::Duration;
 
 use bento_tor::{Isolation, SocksError};
 use serde_json::{Value, json};
@@ -11,13 +8,13 @@ use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
     net::TcpListener,
     process::{Child, ChildStdout},
-    task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
 
 use crate::{
     bento::{Lender, Person},
     cases::kills::{below, kill},
+    mirror::Mirror,
     world::{Case, Error, Outcome, STREAM_DEADLINE, World, case},
 };
 
@@ -202,66 +199,6 @@ def pry(api, path, address):
             heard.append(events.next(20))
     say(api, {"said": said, "heard": heard, "circuit": circuit.number})
 "#;
-
-/// Says to each that comes which daemon of the network it was, so that a test sees which relay was the exit. Addresses do not tell: a relay that connects to
-/// its own machine does so from 127.0.0.1.
-pub(crate) struct Mirror {
-    pub(crate) address: SocketAddr,
-    task: JoinHandle<()>,
-}
-
-impl Mirror {
-    pub(crate) async fn start(world: &World) -> std::io::Result<Self> {
-        let listener = TcpListener::bind("127.80.0.9:0").await?;
-        let address = listener.local_addr()?;
-        let daemons = world.network.relays().into_iter().map(|relay| relay.name);
-        let daemons: Vec<(String, u32)> = daemons.filter_map(|name| Some((name.clone(), world.network.daemon(&name)?.pid()))).collect();
-        let task = tokio::spawn(async move {
-            while let Ok((mut stream, peer)) = listener.accept().await {
-                let who =
-                    daemons.iter().find(|(_, pid)| has_socket(*pid, peer, address).unwrap_or(false)).map_or("nobody", |(name, _)| name);
-                let answer = format!("HTTP/1.0 200 OK\r\n\r\n{who}");
-                tokio::spawn(async move {
-                    let mut request = [0; 1024];
-                    let _ = stream.read(&mut request).await;
-                    let _ = stream.write_all(answer.as_bytes()).await;
-                });
-            }
-        });
-        Ok(Self { address, task })
-    }
-}
-
-/// Is one of a process's descriptors the TCP socket from this address to that one?
-fn has_socket(pid: u32, from: SocketAddr, to: SocketAddr) -> std::io::Result<bool> {
-    let (Some(from), Some(to)) = (in_table(from), in_table(to)) else { return Ok(false) };
-    // Both ends: the same port of the same address is the end of many connections, most of them over since less than a minute.
-    let is_it = |line: &&str| {
-        let mut words = line.split_whitespace().skip(1);
-        words.next() == Some(&from) && words.next() == Some(&to)
-    };
-    // The kernel writes the table page by page and not at one moment, so that a line may be left out where others come and go.
-    for _ in 0..10 {
-        let table = std::fs::read_to_string("/proc/net/tcp")?;
-        let Some(inode) = table.lines().find(is_it).and_then(|line| line.split_whitespace().nth(9)) else { continue };
-        let socket = format!("socket:[{inode}]");
-        let mut entries = std::fs::read_dir(format!("/proc/{pid}/fd"))?.flatten();
-        return Ok(entries.any(|entry| std::fs::read_link(entry.path()).is_ok_and(|link| link.to_string_lossy() == socket)));
-    }
-    Ok(false)
-}
-
-/// An IPv4 address and its port, as the kernel's table of TCP sockets writes them.
-fn in_table(address: SocketAddr) -> Option<String> {
-    let IpAddr::V4(ip) = address.ip() else { return None };
-    Some(format!("{:08X}:{:04X}", u32::from(ip).swap_bytes(), address.port()))
-}
-
-impl Drop for Mirror {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
 
 /// The fingerprint of a relay of the network, by its name.
 fn relay(world: &World, name: &str) -> String {

@@ -7,9 +7,10 @@ use serde_json::json;
 use testnet::bento::{Node, SharedTor};
 use tokio::time::{Instant, sleep};
 
-use super::broker::{CODE, Going, Mirror, NEEDS, path, run};
+use super::broker::{CODE, Going, NEEDS, path, run};
 use crate::{
     bento::{LENT, Person},
+    mirror::Mirror,
     world::{Case, Error, Outcome, World, case},
 };
 
