@@ -166,3 +166,15 @@ def test_a_lock_file_names_the_compilers_of_a_machine_that_has_them(debian, monk
     with pytest.raises(parts.Trouble, match="has no gcc"):
         renew.main()
     assert parts.read_lock(tmp_path / "lock") == before
+
+
+@pytest.mark.parametrize("text", [None, "nonsense\n"])
+def test_without_a_good_lock_file_nothing_is_asked_and_the_hint_is_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None) -> None:
+    renew = program("renew")
+    monkeypatch.setattr(renew, "HERE", tmp_path)
+    monkeypatch.setattr(renew, "index", lambda archive, suite: pytest.fail("Debian was asked"))
+    if text is not None:
+        (tmp_path / "lock").write_text(text)
+    with pytest.raises(parts.Trouble, match="go back behind") as told:
+        renew.main()
+    assert told.value.hint == "git checkout packaging/conclave/image/lock"
